@@ -1,0 +1,258 @@
+package ptrace
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"whosefd/tracer/event"
+)
+
+// Linux is the real kernel. Its methods must be called on the thread that
+// seized: see [OnTracerThread].
+type Linux struct{}
+
+// linux/ptrace.h; not in x/sys for every architecture.
+const (
+	ptraceGetSyscallInfo = 0x420e
+	ntPrstatus           = 1 // linux/elf.h: the general registers
+)
+
+// ptrace makes a request whose data is a number.
+func ptrace(request int, tid event.TID, data uintptr) error {
+	if _, _, errno := unix.Syscall6(unix.SYS_PTRACE, uintptr(request), uintptr(tid), 0, data, 0, 0); errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+// ptraceData makes a request whose data is memory of ours. It stays an
+// unsafe.Pointer up to the call itself: as a uintptr it would be lost if the
+// stack moved.
+func ptraceData(request int, tid event.TID, addr uintptr, data unsafe.Pointer) error {
+	if _, _, errno := unix.Syscall6(unix.SYS_PTRACE, uintptr(request), uintptr(tid), addr, uintptr(data), 0, 0); errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+// Seize implements [Kernel].
+func (Linux) Seize(tid event.TID, options uintptr) error {
+	return ptrace(unix.PTRACE_SEIZE, tid, options)
+}
+
+// Interrupt implements [Kernel].
+func (Linux) Interrupt(tid event.TID) error {
+	return ptrace(unix.PTRACE_INTERRUPT, tid, 0)
+}
+
+// Wait implements [Kernel]. __WNOTHREAD keeps it from the children that other
+// parts of the program started.
+func (Linux) Wait(block bool) (event.TID, unix.WaitStatus, error) {
+	options := unix.WALL | unix.WNOTHREAD
+	if !block {
+		options |= unix.WNOHANG
+	}
+	var ws unix.WaitStatus
+	pid, err := unix.Wait4(-1, &ws, options, nil)
+	return event.TID(pid), ws, err
+}
+
+// rawInfo is struct ptrace_syscall_info with the union as its entry part.
+type rawInfo struct {
+	op   uint8
+	_    [3]uint8
+	arch uint32
+	ip   uint64
+	sp   uint64
+	nr   uint64 // at an exit: the result
+	args [6]uint64
+	_    [2]uint64 // the seccomp part and what later kernels add
+}
+
+// SyscallInfo implements [Kernel] with PTRACE_GET_SYSCALL_INFO (Linux 5.3).
+func (Linux) SyscallInfo(tid event.TID, info *SyscallInfo) error {
+	var raw rawInfo
+	if err := ptraceData(ptraceGetSyscallInfo, tid, unsafe.Sizeof(raw), unsafe.Pointer(&raw)); err != nil {
+		return err
+	}
+	info.Op, info.Arch, info.IP, info.SP = Op(raw.op), raw.arch, raw.ip, raw.sp
+	switch info.Op {
+	case OpEntry:
+		info.Nr, info.Args = raw.nr, raw.args
+	case OpExit:
+		info.Ret = int64(raw.nr)
+		info.Failed = uint8(raw.args[0]) != 0 // is_error follows the result
+	}
+	return nil
+}
+
+// Registers reads the general registers of a stopped thread.
+func (Linux) Registers(tid event.TID) (*unix.PtraceRegs, error) {
+	regs := new(unix.PtraceRegs)
+	iov := unix.Iovec{Base: (*byte)(unsafe.Pointer(regs))}
+	iov.SetLen(int(unsafe.Sizeof(*regs)))
+	err := ptraceData(unix.PTRACE_GETREGSET, tid, ntPrstatus, unsafe.Pointer(&iov))
+	runtime.KeepAlive(regs)
+	return regs, err
+}
+
+// SetRegisters writes the general registers of a stopped thread.
+func (Linux) SetRegisters(tid event.TID, regs *unix.PtraceRegs) error {
+	iov := unix.Iovec{Base: (*byte)(unsafe.Pointer(regs))}
+	iov.SetLen(int(unsafe.Sizeof(*regs)))
+	err := ptraceData(unix.PTRACE_SETREGSET, tid, ntPrstatus, unsafe.Pointer(&iov))
+	runtime.KeepAlive(regs)
+	return err
+}
+
+// Interrupted implements [Kernel]. A call that returns EINTR to its caller
+// whatever the reason (epoll_wait(2) and others, signal(7)) is turned into one
+// that restarts unless a handler runs, so that our interrupt is not seen.
+func (k Linux) Interrupted(tid event.TID) (*Call, error) {
+	regs, err := k.Registers(tid)
+	if err != nil {
+		return nil, err
+	}
+	call, hidden := interruptedCall(tid, regs)
+	if hidden {
+		if err := k.SetRegisters(tid, regs); err != nil {
+			return nil, err
+		}
+	}
+	return call, nil
+}
+
+// EventMsg implements [Kernel].
+func (Linux) EventMsg(tid event.TID) (uint64, error) {
+	var msg uint64
+	err := ptraceData(unix.PTRACE_GETEVENTMSG, tid, 0, unsafe.Pointer(&msg))
+	return msg, err
+}
+
+// Resume implements [Kernel].
+func (Linux) Resume(tid event.TID, how How, sig unix.Signal) error {
+	request := unix.PTRACE_SYSCALL
+	switch how {
+	case Freely:
+		request = unix.PTRACE_CONT
+	case Listen:
+		request, sig = unix.PTRACE_LISTEN, 0
+	}
+	return ptrace(request, tid, uintptr(sig))
+}
+
+// Detach implements [Kernel].
+func (Linux) Detach(tid event.TID, sig unix.Signal) error {
+	return ptrace(unix.PTRACE_DETACH, tid, uintptr(sig))
+}
+
+// ReadMemory reads up to len(buf) bytes of a process at addr and says how many
+// there were; fewer where a page is missing.
+func ReadMemory(tid event.TID, addr uint64, buf []byte) (int, error) {
+	if len(buf) == 0 {
+		return 0, nil
+	}
+	local := unix.Iovec{Base: &buf[0]}
+	local.SetLen(len(buf))
+	remote := unix.RemoteIovec{Base: uintptr(addr), Len: len(buf)}
+	n, err := unix.ProcessVMReadv(int(tid), []unix.Iovec{local}, []unix.RemoteIovec{remote}, 0)
+	if n < 0 {
+		n = 0
+	}
+	return n, err
+}
+
+// OnTracerThread runs f on a thread of its own that ends with it, so that the
+// kernel lets go of every tracee that f left behind: whatever f does, nothing
+// stays attached. A panic of f becomes an error.
+func OnTracerThread(f func() error) error {
+	done := make(chan error, 1)
+	go onOwnThread(f, done)
+	return <-done
+}
+
+func onOwnThread(f func() error, done chan<- error) {
+	runtime.LockOSThread()
+	if unix.Gettid() == os.Getpid() {
+		// The main thread does not end with its goroutine. While this
+		// goroutine holds it, the next one gets another.
+		inner := make(chan error, 1)
+		go onOwnThread(f, inner)
+		done <- <-inner
+		runtime.UnlockOSThread()
+		return
+	}
+	var err error
+	defer func() {
+		if p := recover(); p != nil {
+			stack := make([]byte, 8<<10)
+			err = fmt.Errorf("internal error: %v\n%s", p, stack[:runtime.Stack(stack, false)])
+		}
+		done <- err
+	}()
+	err = f()
+}
+
+// wakeSignal interrupts a blocking wait. A real-time signal that Go's runtime
+// handles but gives no meaning; its handler is set to not restart calls.
+const wakeSignal = unix.Signal(50)
+
+// Waker ends a blocking Wait of one thread from another goroutine.
+type Waker struct {
+	tid  int
+	done atomic.Bool
+}
+
+// NewWaker is for the calling thread, which must be locked.
+func NewWaker() (*Waker, error) {
+	if err := dontRestart(wakeSignal); err != nil {
+		return nil, fmt.Errorf("prepare the wake-up signal: %w", err)
+	}
+	return &Waker{tid: unix.Gettid()}, nil
+}
+
+// Wake sends the signal until Done is called, since one that arrives just
+// before the wait begins is lost.
+func (w *Waker) Wake() {
+	pid := os.Getpid()
+	for pause := 50 * time.Microsecond; !w.done.Load(); pause = min(2*pause, 20*time.Millisecond) {
+		if unix.Tgkill(pid, w.tid, wakeSignal) != nil {
+			return
+		}
+		time.Sleep(pause)
+	}
+}
+
+// Done says that the thread has noticed and needs no more signals.
+func (w *Waker) Done() { w.done.Store(true) }
+
+// sigaction is the kernel's struct of sigaction(2) on amd64 and arm64.
+type sigaction struct {
+	handler  uintptr
+	flags    uint64
+	restorer uintptr
+	mask     uint64
+}
+
+// dontRestart clears SA_RESTART of the handler that the Go runtime installed.
+func dontRestart(sig unix.Signal) error {
+	const saRestart = 0x10000000 // SA_RESTART, asm-generic/signal-defs.h
+	var act sigaction
+	if _, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(sig), 0, uintptr(unsafe.Pointer(&act)), 8, 0, 0); errno != 0 {
+		return errno
+	}
+	if act.handler <= 1 {
+		return fmt.Errorf("signal %d has no handler", sig)
+	}
+	act.flags &^= saRestart
+	if _, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(sig), uintptr(unsafe.Pointer(&act)), 0, 8, 0, 0); errno != 0 {
+		return errno
+	}
+	return nil
+}
