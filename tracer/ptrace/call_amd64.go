@@ -32,3 +32,38 @@ var alwaysEINTR = map[uint64]bool{
 	unix.SYS_EPOLL_WAIT: true, unix.SYS_EPOLL_PWAIT: true, unix.SYS_EPOLL_PWAIT2: true,
 	unix.SYS_SEMOP: true, unix.SYS_SEMTIMEDOP: true, unix.SYS_IO_GETEVENTS: true, unix.SYS_RT_SIGTIMEDWAIT: true,
 }
+
+// SetCall makes the registers those of a system call that is about to be made
+// by the instruction at ip.
+func SetCall(regs *unix.PtraceRegs, ip, nr uint64, args [6]uint64) {
+	regs.Rip, regs.Rax = ip, nr
+	regs.Orig_rax = ^uint64(0) // in no call: the kernel must not restart one
+	for i, v := range args {
+		SetArg(regs, i, v)
+	}
+}
+
+// SetArg sets the argument i, from 0, of a system call.
+func SetArg(regs *unix.PtraceRegs, i int, v uint64) {
+	*[...]*uint64{&regs.Rdi, &regs.Rsi, &regs.Rdx, &regs.R10, &regs.R8, &regs.R9}[i] = v
+}
+
+// ReturnValue is what a system call has returned.
+func ReturnValue(regs *unix.PtraceRegs) int64 { return int64(regs.Rax) }
+
+// PC is the program counter.
+func PC(regs *unix.PtraceRegs) uint64 { return regs.Rip }
+
+// SP is the stack pointer.
+func SP(regs *unix.PtraceRegs) uint64 { return regs.Rsp }
+
+// RedZone is what lies below the stack pointer and may be in use (System V
+// ABI, AMD64 supplement, 3.2.2), in bytes.
+const RedZone = 128
+
+// SyscallInstruction is the instruction that makes a system call, SYSCALL; one
+// that was interrupted lies SyscallBehind bytes before the program counter.
+var SyscallInstruction = []byte{0x0f, 0x05}
+
+// SyscallBehind says where an interrupted thread's instruction is.
+const SyscallBehind = 2

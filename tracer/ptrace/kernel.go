@@ -256,3 +256,18 @@ func dontRestart(sig unix.Signal) error {
 	}
 	return nil
 }
+
+// WriteMemory writes all of buf to a process's memory at addr.
+func WriteMemory(tid event.TID, addr uint64, buf []byte) error {
+	if len(buf) == 0 {
+		return nil
+	}
+	local := unix.Iovec{Base: &buf[0]}
+	local.SetLen(len(buf))
+	remote := unix.RemoteIovec{Base: uintptr(addr), Len: len(buf)}
+	n, err := unix.ProcessVMWritev(int(tid), []unix.Iovec{local}, []unix.RemoteIovec{remote}, 0)
+	if err == nil && n != len(buf) {
+		err = unix.EFAULT
+	}
+	return err
+}

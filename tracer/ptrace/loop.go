@@ -21,13 +21,15 @@ type Thread struct {
 	// WantExit is for the handler to set in Enter: whether it wants Exit for
 	// this call. The loop sets it to true before each Enter.
 	WantExit bool
+	// Deliver is the signal that it gets when it goes on. A handler that has
+	// run the thread itself, and taken care of the signal, sets it to 0.
+	Deliver unix.Signal
 	// Data is the handler's own.
 	Data any
 
 	began     bool // its first stop was seen
 	listening bool // in a group-stop
-	// held is the stop that it is in, nil while it runs or listens.
-	held *Stop
+	stopped   bool // in a stop from which it was not yet let go
 }
 
 // Handler is told what the threads do. During each call the thread is stopped.
@@ -217,8 +219,7 @@ func (l *Loop) handle(tid event.TID, s Stop) error {
 			return gone(l.Kernel.Detach(tid, passOn(s)))
 		}
 	}
-	t.listening = false
-	t.held = &s
+	t.listening, t.stopped, t.Deliver = false, true, passOn(s)
 	if !t.began && s.Kind != ExecStop {
 		t.began = true
 		in, err := l.Kernel.Interrupted(tid)
@@ -227,14 +228,12 @@ func (l *Loop) handle(tid event.TID, s Stop) error {
 		}
 		l.Handler.Begin(t, in)
 	}
-	how, sig := ToSyscall, unix.Signal(0)
+	how := ToSyscall
 	switch s.Kind {
 	case SyscallStop:
 		if err := l.syscallStop(t); err != nil {
 			return gone(err)
 		}
-	case SignalStop:
-		sig = s.Signal
 	case GroupStop:
 		how = Listen
 		t.listening = true
@@ -248,10 +247,10 @@ func (l *Loop) handle(tid event.TID, s Stop) error {
 			return gone(l.Kernel.Detach(tid, 0))
 		}
 	}
-	if err := l.Kernel.Resume(tid, how, sig); err != nil {
+	if err := l.Kernel.Resume(tid, how, t.Deliver); err != nil {
 		return gone(fmt.Errorf("resume thread %d after a %s: %w", tid, s.Kind, err))
 	}
-	t.held = nil
+	t.stopped = false
 	if t.listening && l.OnGroupStop != nil && l.allListening() {
 		l.OnGroupStop(s.Signal)
 	}
@@ -367,8 +366,8 @@ func (l *Loop) DetachAll() error {
 	var errs []error
 	for tid, t := range l.threads {
 		var err error
-		if t.held != nil {
-			err = l.detach(tid, *t.held)
+		if t.stopped {
+			err = l.detach(tid, t.Deliver)
 		} else if err = gone(l.Kernel.Interrupt(tid)); err != nil {
 			err = fmt.Errorf("interrupt thread %d: %w", tid, err)
 		}
@@ -391,10 +390,7 @@ func (l *Loop) DetachAll() error {
 		if s.Kind == ExecStop {
 			l.exec(tid)
 		}
-		if t := l.threads[tid]; t != nil {
-			t.held = &s
-		}
-		return l.detach(tid, s)
+		return l.detach(tid, passOn(s))
 	}, &errs)
 	if len(l.threads) > 0 {
 		errs = append(errs, fmt.Errorf("detach from pid %d: %w: %d of them", l.pid, ErrStuck, len(l.threads)))
@@ -402,8 +398,8 @@ func (l *Loop) DetachAll() error {
 	return errors.Join(errs...)
 }
 
-// detach lets go of a thread that is in stop s.
-func (l *Loop) detach(tid event.TID, s Stop) error {
+// detach lets go of a stopped thread with a signal.
+func (l *Loop) detach(tid event.TID, sig unix.Signal) error {
 	t := l.threads[tid]
 	if t != nil {
 		if _, err := l.Kernel.Interrupted(tid); err != nil {
@@ -412,7 +408,7 @@ func (l *Loop) detach(tid event.TID, s Stop) error {
 		l.Handler.Leave(t)
 		delete(l.threads, tid)
 	}
-	if err := gone(l.Kernel.Detach(tid, passOn(s))); err != nil {
+	if err := gone(l.Kernel.Detach(tid, sig)); err != nil {
 		return fmt.Errorf("detach from thread %d: %w", tid, err)
 	}
 	return nil

@@ -26,7 +26,7 @@ func Peek(k Kernel, tid event.TID, within time.Duration, look func() error) (tim
 	if err := k.Interrupt(tid); err != nil {
 		return 0, fmt.Errorf("interrupt thread %d: %w", tid, err)
 	}
-	stop, err := awaitStop(k, tid, within)
+	stop, err := AwaitStop(k, tid, within)
 	if err != nil {
 		return time.Since(began), err
 	}
@@ -42,9 +42,9 @@ func Peek(k Kernel, tid event.TID, within time.Duration, look func() error) (tim
 	return took, errors.Join(lookErr, err)
 }
 
-// awaitStop waits for the thread's next stop, busily at first, since an
+// AwaitStop waits for the thread's next stop, busily at first, since an
 // interrupted thread mostly stops within microseconds.
-func awaitStop(k Kernel, tid event.TID, within time.Duration) (Stop, error) {
+func AwaitStop(k Kernel, tid event.TID, within time.Duration) (Stop, error) {
 	deadline := time.Now().Add(within)
 	for spins := 0; ; spins++ {
 		got, ws, err := k.Wait(false)

@@ -1,0 +1,345 @@
+package report
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+
+	"whosefd/analyze"
+	"whosefd/tracer/event"
+)
+
+// Text writes a diagnosis for a person: the verdict first, then who is who,
+// the facts, the backtrace, the cause, and what to do.
+func Text(w io.Writer, d *analyze.Diagnosis, st Style) error {
+	p := &page{st: st}
+	p.verdict(d)
+	for i := range d.Findings {
+		p.finding(&d.Findings[i], i, d)
+	}
+	if len(d.Risks) > 0 {
+		p.head("Names that would lead to a wrong file")
+		for _, r := range d.Risks {
+			p.item("-", Clean(string(r.Text)))
+		}
+	}
+	for _, s := range d.Stack {
+		p.stack(s, d)
+	}
+	p.remedies(d)
+	if len(d.Missing) > 0 {
+		p.head("What could not be seen")
+		for _, m := range d.Missing {
+			p.item("-", Clean(string(m)))
+		}
+	}
+	_, err := w.Write(p.buf.Bytes())
+	return err
+}
+
+// page collects lines.
+type page struct {
+	st  Style
+	buf bytes.Buffer
+}
+
+func (p *page) line(s string) {
+	p.buf.WriteString(strings.TrimRight(s, " "))
+	p.buf.WriteByte('\n')
+}
+
+func (p *page) head(s string) {
+	p.line("")
+	p.line(p.st.paint(bold, s))
+}
+
+// para writes a clean text below an indent.
+func (p *page) para(indent, s string) { p.hang(indent, indent, s) }
+
+// item writes a clean text behind a mark such as "-" or "3.".
+func (p *page) item(mark, s string) {
+	p.hang("  "+mark+" ", strings.Repeat(" ", width(mark)+3), s)
+}
+
+func (p *page) hang(first, rest, s string) {
+	n := 0
+	if p.st.Width > 0 {
+		n = max(20, p.st.Width-width(first))
+	}
+	for i, l := range wrap(s, n) {
+		if i == 0 {
+			p.line(first + l)
+		} else {
+			p.line(rest + l)
+		}
+	}
+}
+
+// verdictColor is the color of a verdict.
+func verdictColor(verdict string) string {
+	switch verdict {
+	case analyze.VerdictOK, analyze.VerdictBlocked:
+		return green
+	case string(analyze.Hang), string(analyze.StolenInput):
+		return red
+	}
+	return yellow
+}
+
+func (p *page) verdict(d *analyze.Diagnosis) {
+	summary := Clean(string(d.Summary))
+	n := 0
+	if p.st.Width > 0 {
+		n = max(20, p.st.Width)
+	}
+	for i, l := range wrap(d.Verdict+": "+summary, n) {
+		if verdict, rest, ok := strings.Cut(l, ":"); i == 0 && ok {
+			l = p.st.paint(verdictColor(d.Verdict), verdict+":") + rest
+		}
+		p.line(l)
+	}
+}
+
+func (p *page) finding(f *analyze.Finding, i int, d *analyze.Diagnosis) {
+	title := "Finding"
+	if len(d.Findings) > 1 {
+		title = fmt.Sprintf("Finding %d of %d", i+1, len(d.Findings))
+	}
+	p.head(fmt.Sprintf("%s: %s, %s (%s)", title, f.Rule, f.Effect, f.Confidence))
+	p.line("")
+	p.picture(f, d)
+	p.line("")
+	p.line("  Evidence")
+	for n, e := range f.Evidence {
+		p.item(strconv.Itoa(n+1)+".", Clean(string(e.Text)))
+	}
+	p.line("")
+	p.line("  Root cause")
+	p.para("  ", Clean(string(f.Cause)))
+}
+
+// person names a process of the diagnosis.
+func person(d *analyze.Diagnosis, pid event.PID) string {
+	comm := event.Text("")
+	if d.Debugger != nil && d.Debugger.PID == pid {
+		comm = d.Debugger.Comm
+	}
+	for _, inf := range d.Inferiors {
+		if inf.PID == pid {
+			comm = inf.Comm
+		}
+	}
+	switch {
+	case pid == 0:
+		return "an inferior"
+	case comm == "":
+		return fmt.Sprintf("pid %d", pid)
+	}
+	return fmt.Sprintf("%s (pid %d)", Clean(string(comm)), pid)
+}
+
+// picture shows the name between the two processes, with an arrow to what was
+// opened and one to what was meant.
+func (p *page) picture(f *analyze.Finding, d *analyze.Diagnosis) {
+	name := Clean(string(f.Name))
+	verb := "opened"
+	if !f.Opened.FD.Known && f.Confidence == analyze.Possible {
+		verb = "would open"
+	}
+	left := []string{"resolved by " + person(d, f.Opened.PID)}
+	got := []string{verb + ": " + target(&f.Opened.Target)}
+	if f.Opened.FD.Known {
+		got = append(got, fmt.Sprintf("descriptor %d", f.Opened.FD.Val))
+	}
+	if same := f.Opened.SameAsFD; len(same) > 0 {
+		got = append(got, "the same as its own "+fds(same))
+	}
+	right := []string{"belongs to " + person(d, 0)}
+	meant := []string{"meant: not known"}
+	if in := f.Intended; in != nil {
+		right[0] = "belongs to " + person(d, in.PID)
+		meant[0] = "meant: " + target(&in.Target)
+		if in.FD.Known {
+			meant = append(meant, fmt.Sprintf("descriptor %d", in.FD.Val))
+		}
+		if in.Reachable != "" {
+			meant = append(meant, "readable now as "+Clean(string(in.Reachable)))
+		}
+	}
+	const gap = 4
+	wl, wr := widest(left, got), widest(right, meant)
+	if p.st.Width > 0 && 4+wl+gap+wr > p.st.Width {
+		p.para("  ", name)
+		for i, side := range [][]string{append(left, got...), append(right, meant...)} {
+			first, rest := "  |-- ", "  |     "
+			if i == 1 {
+				first, rest = "  `-- ", "        "
+			}
+			for _, l := range side {
+				p.hang(first, rest, l)
+				first = rest
+			}
+		}
+		return
+	}
+	// The name above, its two arrows starting where the columns do.
+	span := wl + gap
+	stem := "  " + pad("  |", span) + "  |"
+	p.line("  " + pad("", max(0, (span+4-width(name))/2)) + p.st.paint(bold, name))
+	p.line("  " + "  +" + strings.Repeat("-", span-1) + "+")
+	p.line(stem)
+	p.columns(left, right, span)
+	p.line(stem)
+	p.line("  " + pad("  v", span) + "  v")
+	p.columns(got, meant, span)
+}
+
+func (p *page) columns(l, r []string, span int) {
+	for i := range max(len(l), len(r)) {
+		var x, y string
+		if i < len(l) {
+			x = l[i]
+		}
+		if i < len(r) {
+			y = r[i]
+		}
+		p.line("  " + pad(x, span) + y)
+	}
+}
+
+func widest(blocks ...[]string) int {
+	n := 0
+	for _, b := range blocks {
+		for _, l := range b {
+			n = max(n, width(l))
+		}
+	}
+	return n
+}
+
+// fds names descriptors: "descriptor 3", "descriptors 3, 4".
+func fds(list []event.FD) string {
+	words := make([]string, len(list))
+	for i, fd := range list {
+		words[i] = strconv.Itoa(int(fd))
+	}
+	if len(list) == 1 {
+		return "descriptor " + words[0]
+	}
+	return "descriptors " + strings.Join(words, ", ")
+}
+
+// target names a file: its link, else what is known of it.
+func target(t *event.Target) string {
+	switch {
+	case t == nil:
+		return ""
+	case t.Link != "":
+		return Clean(string(t.Link))
+	case t.Error != "":
+		return "nothing (" + Clean(t.Error) + ")"
+	case t.Identified():
+		return fmt.Sprintf("%s, device %d, inode %d", Clean(string(t.Kind)), t.Dev, t.Ino)
+	}
+	return Clean(string(t.Kind))
+}
+
+func (p *page) stack(s analyze.Stack, d *analyze.Diagnosis) {
+	who := "the debugger"
+	if d.Debugger != nil && d.Debugger.Comm != "" {
+		who = Clean(string(d.Debugger.Comm))
+	}
+	stopped := ""
+	if s.StoppedUS > 0 {
+		stopped = fmt.Sprintf(" (stopped for %s to read it)", duration(s.StoppedUS))
+	}
+	p.head(fmt.Sprintf("Backtrace of thread %d of %s%s", s.TID, who, stopped))
+	suspicious := map[event.Text]bool{}
+	for _, f := range d.Findings {
+		suspicious[f.Name] = true
+	}
+	for i, f := range s.Frames {
+		number := pad(fmt.Sprintf("#%d", i), 4)
+		p.hang("  "+number, "          ", frame(&f))
+		for _, str := range f.Strings {
+			text := fmt.Sprintf("holds %s (at %s, on the stack at %s)", Clean(string(str.Text)), str.Addr, str.Slot)
+			if suspicious[str.Text] && p.st.Width == 0 {
+				text = p.st.paint(yellow, text)
+			}
+			p.hang("        ^ ", "          ", text)
+		}
+	}
+	if s.Error != "" {
+		p.para("  ", "The backtrace ends here: "+Clean(s.Error))
+	}
+}
+
+// frame is a frame as gdb shows it: 0x… in function () at file:line, or from
+// module+offset.
+func frame(f *event.Frame) string {
+	s := f.PC.String() + " in "
+	if f.Function != "" {
+		s += Clean(f.Function)
+		if !strings.HasSuffix(f.Function, ")") {
+			s += " ()"
+		}
+	} else {
+		s += "?? ()"
+	}
+	if f.Inlined {
+		s += " (inlined)"
+	}
+	switch {
+	case f.File != "" && f.Line > 0:
+		s += fmt.Sprintf(" at %s:%d", Clean(f.File), f.Line)
+	case f.File != "":
+		s += " at " + Clean(f.File)
+	case f.Module != "":
+		s += " from " + Clean(string(f.Module))
+		if f.Offset != 0 {
+			s += "+" + f.Offset.String()
+		}
+	}
+	return s
+}
+
+// remedies writes what can be done, each remedy once, commands alone on their
+// lines.
+func (p *page) remedies(d *analyze.Diagnosis) {
+	seen := map[analyze.Remedy]bool{}
+	for _, f := range d.Findings {
+		for _, r := range f.Remedies {
+			key := analyze.Remedy{Kind: r.Kind, Command: r.Command}
+			if r.Command == "" {
+				key.Text = r.Text
+			}
+			if seen[key] {
+				continue
+			}
+			if len(seen) == 0 {
+				p.head("What to do")
+			}
+			seen[key] = true
+			if r.Command == "" {
+				p.item("-", Clean(string(r.Text)))
+				continue
+			}
+			// Not wrapped: it is to be copied.
+			p.line("  - " + p.st.paint(bold, Clean(string(r.Command))))
+			p.para("    ", Clean(string(r.Text)))
+		}
+	}
+}
+
+// duration is a time in microseconds in words.
+func duration(us int64) string {
+	switch {
+	case us < 1000:
+		return fmt.Sprintf("%d µs", us)
+	case us < 1e6:
+		return fmt.Sprintf("%.1f ms", float64(us)/1e3)
+	}
+	return fmt.Sprintf("%.3f s", float64(us)/1e6)
+}

@@ -1,0 +1,455 @@
+package analyze
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+
+	"whosefd/tracer/decode"
+	"whosefd/tracer/event"
+)
+
+// Bounds of the tables.
+const (
+	// MaxCallRows is how many calls are kept, the latest ones.
+	MaxCallRows = 4096
+	// maxFDRows is how many closed descriptors are kept one by one.
+	maxFDRows = 2048
+	// maxCallNames bounds the summary; no kernel has so many calls.
+	maxCallNames = 1024
+	// maxFiles bounds the inferiors' files that are known.
+	maxFiles = 1 << 14
+	// maxOpenFDs bounds the descriptors that are open at one time.
+	maxOpenFDs = 1 << 16
+)
+
+// CallRow is a row of the table of calls.
+type CallRow struct {
+	Call event.Syscall
+	Mark Mark
+}
+
+// SummaryRow is a row of the summary by call. Times are in microseconds.
+type SummaryRow struct {
+	Name       string `json:"name"`
+	Calls      int64  `json:"calls"`
+	Errors     int64  `json:"errors"`
+	Unfinished int64  `json:"unfinished,omitempty"`
+	TotalUS    int64  `json:"total_us"`
+	MaxUS      int64  `json:"max_us"`
+}
+
+// Whose says to whom the file of a descriptor belongs.
+type Whose string
+
+// The owners.
+const (
+	WhoseUnknown  Whose = ""
+	WhoseDebugger Whose = "debugger" // the debugger's own
+	WhoseInferior Whose = "inferior" // a file of the inferior, that the debugger opened
+	WhoseBoth     Whose = "both"     // both have it, and the debugger had it from the start
+)
+
+// FDRow is a row of the table by descriptor: one descriptor from its opening
+// to its closing. Where Count is above 1 the row stands for that many, and has
+// only their sums.
+type FDRow struct {
+	PID    event.PID     `json:"pid,omitempty"`
+	FD     event.FD      `json:"fd"`
+	Count  int64         `json:"count,omitempty"`
+	Target *event.Target `json:"target,omitempty"`
+	// Call and Name are the call that made it and the name it was given; empty
+	// where it was there before.
+	Call   string                  `json:"call,omitempty"`
+	Name   event.Text              `json:"name,omitempty"`
+	Opened event.Opt[event.Micros] `json:"opened,omitzero"`
+	Closed event.Opt[event.Micros] `json:"closed,omitzero"`
+	// Gone: it is closed, and when is not known.
+	Gone   bool  `json:"gone,omitempty"`
+	Reads  int64 `json:"reads"`
+	Bytes  int64 `json:"bytes"` // read
+	ReadUS int64 `json:"read_us"`
+	// Waiting: a read of it has not ended.
+	Waiting bool   `json:"waiting,omitempty"`
+	Whose   Whose  `json:"whose,omitempty"`
+	Rule    Rule   `json:"rule,omitempty"`
+	Effect  Effect `json:"effect,omitempty"`
+}
+
+// Tables gathers tables from evidence, in bounded memory.
+type Tables struct {
+	filter Filter
+
+	calls   []CallRow // a ring when full, oldest at next
+	next    int
+	cut     int64
+	summary map[string]*SummaryRow
+	pending map[event.TID]waiting
+
+	open        map[fdKey]*FDRow
+	closed      []*FDRow
+	older       FDRow // the sum of closed ones that were merged
+	debugger    event.PID
+	theirs      map[ident]bool // files of inferiors
+	last        event.Micros
+	ended       bool
+	unsummed    int64 // calls beyond maxCallNames
+	untracked   int64 // descriptors beyond maxOpenFDs
+	lookStarted bool
+	listed      map[fdKey]bool
+}
+
+type fdKey struct {
+	pid event.PID
+	fd  event.FD
+}
+
+type ident struct{ dev, ino uint64 }
+
+// waiting is a call that has not ended.
+type waiting struct {
+	since event.Micros
+	pid   event.PID
+	name  string
+	fd    event.Opt[event.FD]
+	row   bool // it passed the filter
+}
+
+// NewTables gathers what the filter lets through. The table by descriptor
+// still knows of each open and close.
+func NewTables(f Filter) *Tables {
+	return &Tables{
+		filter: f, summary: map[string]*SummaryRow{}, pending: map[event.TID]waiting{},
+		open: map[fdKey]*FDRow{}, theirs: map[ident]bool{},
+	}
+}
+
+// Add takes the next event, with the mark that [Analyzer.Add] gave for it.
+func (t *Tables) Add(ev event.Event, mark Mark) {
+	switch ev := ev.(type) {
+	case *event.Session:
+		if ev.Debugger != nil {
+			t.debugger = ev.Debugger.PID
+		}
+	case *event.Syscall:
+		t.syscall(ev, mark)
+	case *event.Descriptor:
+		t.descriptor(ev)
+	case *event.LinkMap:
+		for _, m := range []*event.Target{ev.Mapped, ev.MappedStat} {
+			if m != nil {
+				t.their(*m)
+			}
+		}
+	case *event.Blocked:
+		t.lookStarted = t.lookStarted || ev.PID == t.debugger
+	case *event.End:
+		t.last = max(t.last, ev.T)
+		t.ended = ev.Exit.Known || ev.Signal != ""
+	}
+}
+
+// their remembers a file of an inferior.
+func (t *Tables) their(f event.Target) {
+	if f.Identified() && len(t.theirs) < maxFiles {
+		t.theirs[ident{f.Dev, f.Ino}] = true
+	}
+}
+
+func (t *Tables) descriptor(ev *event.Descriptor) {
+	if t.debugger == 0 {
+		t.debugger = ev.PID // descriptors of the debugger come before those of others
+	}
+	if ev.PID != t.debugger {
+		t.their(ev.Target)
+		return
+	}
+	if t.lookStarted {
+		// A new listing: what it does not have was closed unseen.
+		t.lookStarted, t.listed = false, map[fdKey]bool{}
+	}
+	key := fdKey{ev.PID, ev.FD}
+	if t.listed != nil {
+		t.listed[key] = true
+	}
+	row := t.open[key]
+	if row != nil && (row.Target == nil || row.Target.Same(ev.Target) || !ev.Target.Identified()) {
+		row.Target = cloneTarget(&ev.Target)
+		return
+	}
+	if row != nil {
+		t.close(key, event.Opt[event.Micros]{})
+	}
+	t.start(key, &FDRow{Target: cloneTarget(&ev.Target)})
+}
+
+func (t *Tables) start(key fdKey, row *FDRow) *FDRow {
+	if len(t.open) >= maxOpenFDs {
+		t.untracked++
+		return nil
+	}
+	row.PID, row.FD = key.pid, key.fd
+	t.open[key] = row
+	return row
+}
+
+func (t *Tables) close(key fdKey, at event.Opt[event.Micros]) {
+	row := t.open[key]
+	if row == nil {
+		return
+	}
+	delete(t.open, key)
+	row.Closed, row.Gone = at, !at.Known
+	t.closed = append(t.closed, row)
+	if len(t.closed) < 2*maxFDRows {
+		return
+	}
+	// Keep the marked ones, if they are not too many, and the latest.
+	var kept []*FDRow
+	marked := 0
+	for i, r := range t.closed {
+		if r.Rule != "" && marked < maxFDRows/2 {
+			marked++
+		} else if i < len(t.closed)-maxFDRows/2 {
+			t.older.Count++
+			t.older.Reads += r.Reads
+			t.older.Bytes += r.Bytes
+			t.older.ReadUS += r.ReadUS
+			continue
+		}
+		kept = append(kept, r)
+	}
+	t.closed = kept
+}
+
+func (t *Tables) syscall(ev *event.Syscall, mark Mark) {
+	if t.debugger == 0 {
+		t.debugger = ev.PID
+	}
+	t.last = max(t.last, ev.T+event.Micros(ev.DurUS.Or(0)))
+	for _, c := range ev.Counterpart {
+		t.their(c.Target)
+	}
+	before, wasWaiting := t.pending[ev.TID]
+	completes := wasWaiting && !ev.Unfinished && ev.Resumed && before.name == ev.Name
+	if wasWaiting {
+		delete(t.pending, ev.TID)
+	}
+	chosen := t.filter.Match(ev, mark)
+	if ev.Unfinished && len(t.pending) < maxThreads {
+		t.pending[ev.TID] = waiting{since: ev.T, pid: ev.PID, name: ev.Name, fd: ev.FD, row: chosen}
+	}
+	if chosen || completes && before.row {
+		t.count(ev, completes && before.row)
+		t.keep(ev, mark)
+	}
+	t.follow(ev, mark, completes)
+}
+
+// count adds a call to the summary; completes says that it is the end of one
+// that was counted already.
+func (t *Tables) count(ev *event.Syscall, completes bool) {
+	row := t.summary[ev.Name]
+	if row == nil {
+		if len(t.summary) >= maxCallNames {
+			t.unsummed++
+			return
+		}
+		row = &SummaryRow{Name: ev.Name}
+		t.summary[ev.Name] = row
+	}
+	switch {
+	case completes:
+		row.Unfinished--
+	default:
+		row.Calls++
+	}
+	if ev.Unfinished {
+		row.Unfinished++
+		return
+	}
+	if ev.Errno != "" {
+		row.Errors++
+	}
+	if us := ev.DurUS.Or(0); us > 0 {
+		row.TotalUS += us
+		row.MaxUS = max(row.MaxUS, us)
+	}
+}
+
+func (t *Tables) keep(ev *event.Syscall, mark Mark) {
+	row := CallRow{Call: *ev, Mark: mark}
+	row.Call.Target, row.Call.Counterpart = cloneTarget(ev.Target), slices.Clone(ev.Counterpart)
+	row.Call.Data = nil
+	if len(t.calls) < MaxCallRows {
+		t.calls = append(t.calls, row)
+		return
+	}
+	t.calls[t.next] = row
+	t.next = (t.next + 1) % len(t.calls)
+	t.cut++
+}
+
+// makesFD says whether a call's result is a new descriptor.
+func makesFD(ev *event.Syscall) bool {
+	if ev.Unfinished || ev.Errno != "" || !ev.Ret.Known || ev.Ret.Val < 0 {
+		return false
+	}
+	row, ok := decode.ByName(ev.Name)
+	return ok && (row.Ret == decode.RetNewFD || ev.Name == "fcntl" && strings.HasPrefix(ev.Flags, "F_DUPFD"))
+}
+
+// follow keeps the table by descriptor.
+func (t *Tables) follow(ev *event.Syscall, mark Mark, completes bool) {
+	row, ok := decode.ByName(ev.Name)
+	if !ok {
+		return
+	}
+	now := event.Some(ev.T + event.Micros(ev.DurUS.Or(0)))
+	if makesFD(ev) {
+		key := fdKey{ev.PID, event.FD(ev.Ret.Val)}
+		if row.Class == decode.ClassDup && ev.FD.Is(key.fd) {
+			return // dup2 of a descriptor onto itself
+		}
+		t.close(key, now)
+		r := t.start(key, &FDRow{Call: ev.Name, Name: ev.Path, Target: cloneTarget(ev.Target), Opened: now, Rule: mark.Rule, Effect: mark.Effect})
+		if from := t.open[fdKey{ev.PID, ev.FD.Val}]; r != nil && ev.FD.Known && from != nil {
+			if r.Name == "" {
+				r.Name = from.Name
+			}
+			if r.Target == nil {
+				r.Target = cloneTarget(from.Target)
+			}
+			if r.Rule == "" {
+				r.Rule, r.Effect = from.Rule, from.Effect
+			}
+		}
+		return
+	}
+	if !ev.FD.Known {
+		return
+	}
+	key := fdKey{ev.PID, ev.FD.Val}
+	switch row.Class {
+	case decode.ClassClose:
+		if !ev.Unfinished && ev.Errno != "EBADF" {
+			if t.open[key] == nil {
+				t.start(key, &FDRow{Target: cloneTarget(ev.Target)})
+			}
+			t.close(key, now)
+		}
+	case decode.ClassRead:
+		t.read(ev, key, completes)
+	}
+}
+
+func (t *Tables) read(ev *event.Syscall, key fdKey, completes bool) {
+	r := t.open[key]
+	if r != nil && r.Target != nil && ev.Target != nil && ev.Target.Identified() && r.Target.Identified() && !r.Target.Same(*ev.Target) {
+		t.close(key, event.Opt[event.Micros]{}) // it became another file unseen
+		r = nil
+	}
+	if r == nil {
+		if r = t.start(key, &FDRow{Target: cloneTarget(ev.Target)}); r == nil {
+			return
+		}
+	} else if r.Target == nil {
+		r.Target = cloneTarget(ev.Target)
+	}
+	if !completes {
+		r.Reads++
+	}
+	if ev.Errno == "" && !ev.Unfinished {
+		r.Bytes += max(0, ev.Ret.Val)
+	}
+	r.ReadUS += max(0, ev.DurUS.Or(0))
+}
+
+// Calls gives the rows of the calls, oldest first, and how many older ones
+// were cut off.
+func (t *Tables) Calls() (rows []CallRow, cut int64) {
+	rows = slices.Grow(rows, len(t.calls))
+	rows = append(rows, t.calls[t.next:]...)
+	return append(rows, t.calls[:t.next]...), t.cut
+}
+
+// Summary gives the calls by name, the longest total first.
+func (t *Tables) Summary() []SummaryRow {
+	rows := make([]SummaryRow, 0, len(t.summary))
+	for _, r := range t.summary {
+		rows = append(rows, *r)
+	}
+	slices.SortFunc(rows, func(x, y SummaryRow) int {
+		return cmp.Or(cmp.Compare(y.TotalUS, x.TotalUS), cmp.Compare(y.Calls, x.Calls), strings.Compare(x.Name, y.Name))
+	})
+	if t.unsummed > 0 {
+		rows = append(rows, SummaryRow{Name: "other", Calls: t.unsummed})
+	}
+	return rows
+}
+
+// Descriptors gives the table by descriptor: those that the filter lets
+// through, in the order of number and time; last, in one row, closed ones that
+// were too many to keep.
+func (t *Tables) Descriptors() []FDRow {
+	waiting := map[fdKey]event.Micros{}
+	for _, w := range t.pending {
+		if row, ok := decode.ByName(w.name); ok && row.Class == decode.ClassRead && w.fd.Known && !t.ended {
+			waiting[fdKey{w.pid, w.fd.Val}] = w.since
+		}
+	}
+	rows := make([]FDRow, 0, len(t.open)+len(t.closed))
+	add := func(r FDRow) {
+		r.Whose = t.whose(&r)
+		if t.shows(&r) {
+			rows = append(rows, r)
+		}
+	}
+	for _, r := range t.closed {
+		add(*r)
+	}
+	for key, r := range t.open {
+		row := *r
+		if since, ok := waiting[key]; ok {
+			row.Waiting = true
+			row.ReadUS += int64(max(0, t.last-since))
+		}
+		if t.listed != nil && !t.listed[key] && !row.Waiting {
+			row.Gone = true
+		}
+		add(row)
+	}
+	slices.SortStableFunc(rows, func(x, y FDRow) int {
+		return cmp.Or(cmp.Compare(x.PID, y.PID), cmp.Compare(x.FD, y.FD), cmp.Compare(x.Opened.Or(-1), y.Opened.Or(-1)))
+	})
+	older := t.older
+	older.Count += t.untracked
+	if older.Count > 0 && t.shows(&older) {
+		older.FD = -1
+		rows = append(rows, older)
+	}
+	return rows
+}
+
+// shows says whether the filter lets a descriptor through.
+func (t *Tables) shows(r *FDRow) bool {
+	f := &t.filter
+	if f.Findings && r.Rule == "" || len(f.FDs) > 0 && !slices.Contains(f.FDs, r.FD) {
+		return false
+	}
+	return len(f.Paths) == 0 || slices.ContainsFunc(f.Paths, func(p string) bool {
+		return matches(p, string(r.Name)) || r.Target != nil && matches(p, string(r.Target.Link))
+	})
+}
+
+func (t *Tables) whose(r *FDRow) Whose {
+	switch {
+	case r.Target == nil || !r.Target.Identified():
+		return WhoseUnknown
+	case !t.theirs[ident{r.Target.Dev, r.Target.Ino}]:
+		return WhoseDebugger
+	case r.Call == "":
+		return WhoseBoth
+	}
+	return WhoseInferior
+}

@@ -1,0 +1,389 @@
+package doctor
+
+import (
+	"errors"
+	"fmt"
+	"math/bits"
+	"os"
+	"os/user"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"whosefd/tracer/event"
+	"whosefd/tracer/procview"
+)
+
+// AttachError says why a process was not attached to, and what to do.
+type AttachError struct {
+	PID    event.PID
+	Comm   event.Text // as the process has it: not cleaned
+	Reason string     // "" where only the cause is known
+	Remedy string     // "" where there is none
+	Cause  error      // what the kernel said, or [ErrRefused]
+}
+
+func (e *AttachError) Error() string {
+	var b strings.Builder
+	b.WriteString("attach to ")
+	if e.Comm != "" {
+		fmt.Fprintf(&b, "%s (pid %d)", clean(string(e.Comm)), e.PID)
+	} else {
+		fmt.Fprintf(&b, "pid %d", e.PID)
+	}
+	// Of a wrapped errno only its own text: what was attempted stands before it.
+	if errno := unix.Errno(0); errors.As(e.Cause, &errno) && e.Reason != "" {
+		b.WriteString(": " + errno.Error())
+	} else if e.Cause != nil {
+		b.WriteString(": " + e.Cause.Error())
+	}
+	if e.Reason != "" {
+		b.WriteString(": " + e.Reason)
+	}
+	if e.Remedy != "" {
+		b.WriteString("; " + e.Remedy)
+	}
+	return b.String()
+}
+
+// Unwrap gives the cause.
+func (e *AttachError) Unwrap() error { return e.Cause }
+
+// ErrRefused is the cause of an attach that was not even tried.
+var ErrRefused = errors.New("refused")
+
+// clean is foreign text that is safe in a message.
+func clean(s string) string {
+	q := strconv.Quote(s)
+	return q[1 : len(q)-1]
+}
+
+// ExplainAttach turns the error of a failed attach to pid into one that says
+// why, as far as /proc tells, and what to do. It wraps cause; nil stays nil.
+func ExplainAttach(v *procview.View, pid event.PID, cause error) error {
+	if cause == nil {
+		return nil
+	}
+	return explainAttach(v, event.PID(os.Getpid()), pid, cause)
+}
+
+func explainAttach(v *procview.View, self, pid event.PID, cause error) error {
+	e := &AttachError{PID: pid, Cause: cause}
+	w, err := lookAround(v, self, pid)
+	if err != nil {
+		if notThere(err) {
+			e.Reason, e.Remedy = gone(v, self)
+		}
+		return e
+	}
+	e.Comm = event.Text(w.target.comm)
+	switch {
+	case errors.Is(cause, unix.EPERM), errors.Is(cause, unix.EACCES):
+		e.Reason, e.Remedy = w.whyNotPermitted()
+	case errors.Is(cause, unix.ESRCH):
+		e.Reason = "it ended meanwhile"
+		if w.target.state == 'Z' {
+			e.Reason, e.Remedy = w.zombie()
+		}
+	case errors.Is(cause, unix.EIO), errors.Is(cause, unix.ENOSYS):
+		e.Reason = "this kernel, or the sandbox that plays one, has no PTRACE_SEIZE"
+		e.Remedy = "use Linux 5.3 or newer"
+	case errors.Is(cause, unix.EBUSY):
+		if w.target.tracer != 0 {
+			e.Reason, e.Remedy = w.traced()
+		}
+	}
+	return e
+}
+
+// gone explains a pid that does not exist.
+func gone(v *procview.View, self event.PID) (reason, remedy string) {
+	remedy = "'whosefd ps' lists the debuggers"
+	if me, err := readTask(v, self); err == nil && len(me.nspid) > 0 && inContainer(v) != "" {
+		return "there is no such process in this container", "pids count as seen from inside it; " + remedy
+	}
+	return "there is no such process, or no longer", remedy
+}
+
+// Refuse says why whosefd, which is process self, must not attach to pid: an
+// [AttachError] with [ErrRefused] or ESRCH as its cause, nil if it may try.
+// Two processes that trace each other cannot even be killed, so a debugger
+// that traces us, one of our parents, or a tracer of theirs is left alone.
+func Refuse(v *procview.View, self, pid event.PID) error {
+	e := &AttachError{PID: pid, Cause: ErrRefused}
+	w, err := lookAround(v, self, pid)
+	if err != nil {
+		if notThere(err) {
+			e.Cause = unix.ESRCH
+			e.Reason, e.Remedy = gone(v, self)
+			return e
+		}
+		return nil // it can't be looked at; the attach will tell
+	}
+	e.Comm = event.Text(w.target.comm)
+	switch t := &w.target; {
+	case t.tgid == self:
+		e.Reason = "that is whosefd itself"
+	case t.tgid != 0 && t.tgid != pid:
+		e.Reason = fmt.Sprintf("%d is a thread of process %d", pid, t.tgid)
+		e.Remedy = fmt.Sprintf("name the process: -p %d", t.tgid)
+	case t.state == 'Z' || t.state == 'X':
+		e.Reason, e.Remedy = w.zombie()
+	case t.kthread:
+		e.Reason = "it is a kernel thread"
+	case t.tracer != 0:
+		e.Reason, e.Remedy = w.traced()
+	default:
+		victim, err := tracesUs(v, self, pid)
+		if err != nil || victim == 0 {
+			return nil
+		}
+		e.Reason = fmt.Sprintf("it traces pid %d, a parent of whosefd", victim)
+		if victim == self {
+			e.Reason = "it traces whosefd"
+		}
+		e.Reason += "; two processes that trace each other cannot be killed"
+		e.Remedy = "run whosefd from a shell that is not being debugged"
+	}
+	return e
+}
+
+// maxChain bounds a chain of parents and tracers, which could change under us.
+const maxChain = 4096
+
+// tracesUs looks for pid among the tracers of self and its parents, and the
+// tracers of those. It gives the process at the end of that chain: self or the
+// parent; 0 for none.
+func tracesUs(v *procview.View, self, pid event.PID) (event.PID, error) {
+	type link struct{ pid, victim event.PID }
+	var todo []link
+	for p, n := self, 0; p > 0 && n < maxChain; n++ {
+		todo = append(todo, link{p, p})
+		t, err := readTask(v, p)
+		if err != nil {
+			break
+		}
+		p = t.ppid
+	}
+	if len(todo) == 0 {
+		return 0, fmt.Errorf("read parents of process %d", self)
+	}
+	seen := make(map[event.PID]bool)
+	for len(todo) > 0 && len(seen) < maxChain {
+		next := todo[0]
+		todo = todo[1:]
+		for _, tracer := range tracers(v, next.pid) {
+			if tracer == pid {
+				return next.victim, nil
+			}
+			if !seen[tracer] {
+				seen[tracer] = true
+				todo = append(todo, link{tracer, next.victim})
+			}
+		}
+	}
+	return 0, nil
+}
+
+// tracers are the processes that trace any thread of pid.
+func tracers(v *procview.View, pid event.PID) []event.PID {
+	threads, err := v.Threads(pid)
+	if err != nil {
+		threads = []event.TID{event.TID(pid)}
+	}
+	var found []event.PID
+	for _, tid := range threads {
+		t, err := readThread(v, pid, tid)
+		if err != nil || t.tracer == 0 {
+			continue
+		}
+		// TracerPid names a thread of the tracer.
+		tracer := event.PID(t.tracer)
+		if tgid, err := v.TGID(t.tracer); err == nil && tgid != 0 {
+			tracer = tgid
+		}
+		found = append(found, tracer)
+	}
+	return found
+}
+
+// world is what decides whether self may trace target.
+type world struct {
+	me, target task
+	tracer     *task  // of the target; nil without one, or if it can't be read
+	parent     *task  // of the target
+	yama       int    // kernel.yama.ptrace_scope; -1 without Yama
+	myNS       uint64 // inodes of the user namespaces; 0 if not known
+	targetNS   uint64
+	initialNS  bool   // ours is the first user namespace: its uid_map is the identity
+	container  string // what kind of container we are in; "" for none
+	label      string // of a Linux security module that confines us; "" for none
+}
+
+func lookAround(v *procview.View, self, pid event.PID) (*world, error) {
+	target, err := readTask(v, pid)
+	if err != nil {
+		return nil, err
+	}
+	me, err := readTask(v, self)
+	if err != nil {
+		return nil, fmt.Errorf("read status of process %d: %w", self, err)
+	}
+	w := &world{me: me, target: target, yama: yamaScope(v), container: inContainer(v), label: securityLabel(v, self)}
+	if target.tracer != 0 {
+		if tgid, err := v.TGID(target.tracer); err == nil {
+			if t, err := readTask(v, tgid); err == nil {
+				w.tracer = &t
+			}
+		}
+	}
+	if p, err := readTask(v, target.ppid); err == nil {
+		w.parent = &p
+	}
+	w.myNS, w.targetNS = userNamespace(v, self), userNamespace(v, pid)
+	w.initialNS = fullIDMap(v, self)
+	return w, nil
+}
+
+func (w *world) zombie() (reason, remedy string) {
+	reason = "it has ended"
+	if w.target.state == 'Z' && w.parent != nil {
+		reason = fmt.Sprintf("it has ended, and its parent %s (pid %d) has not collected it yet (a zombie)", clean(w.parent.comm), w.parent.pid)
+	}
+	return reason, ""
+}
+
+func (w *world) traced() (reason, remedy string) {
+	if w.tracer == nil {
+		return fmt.Sprintf("it is already traced by thread %d", w.target.tracer), "end that tracer first: a process has at most one"
+	}
+	if w.tracer.pid == w.me.pid {
+		return "this whosefd traces it already", ""
+	}
+	return fmt.Sprintf("it is already traced by %s (pid %d)", clean(w.tracer.comm), w.tracer.pid),
+		"detach or end that one first: a process has at most one tracer"
+}
+
+// whyNotPermitted goes through the kernel's checks in its order: ptrace_attach
+// and __ptrace_may_access in kernel/ptrace.c, cap_ptrace_access_check in
+// security/commoncap.c, yama_ptrace_access_check in security/yama/yama_lsm.c.
+func (w *world) whyNotPermitted() (reason, remedy string) {
+	me, t := &w.me, &w.target
+	switch {
+	case t.kthread:
+		return "it is a kernel thread: it has no descriptors and no memory of its own", ""
+	case t.tgid == me.tgid && t.tgid != 0:
+		return "that is whosefd itself", ""
+	case t.state == 'Z' || t.state == 'X':
+		return w.zombie()
+	case t.tracer != 0:
+		return w.traced()
+	}
+
+	hasCap := me.capEff&(1<<unix.CAP_SYS_PTRACE) != 0
+	otherNS := w.myNS != 0 && w.targetNS != w.myNS && !w.initialNS
+	if !hasCap || otherNS {
+		if reason := w.otherOwner(); reason != "" {
+			if hasCap {
+				return reason + ", in another user namespace, where CAP_SYS_PTRACE of this one does not count",
+					"run whosefd outside of this container or user namespace, as root"
+			}
+			return reason, w.elevate()
+		}
+		if t.owner >= 0 && t.owner != t.uid[1] {
+			return "the kernel keeps it from being looked into: it is a program with set-user-ID or file capabilities, " +
+				"its file can't be read, or it asked for that with prctl(PR_SET_DUMPABLE)", w.elevate()
+		}
+		if more := t.capPrm &^ me.capPrm; more != 0 {
+			return "it has capabilities that whosefd has not: " + capNames(more), w.elevate()
+		}
+		switch w.yama {
+		case 1:
+			return "Yama lets a process be traced only by its parents (kernel.yama.ptrace_scope = 1)",
+				w.elevate() + "; or sysctl kernel.yama.ptrace_scope=0; or launch the debugger with 'whosefd trace -- …'"
+		case 2:
+			return "Yama lets only root trace (kernel.yama.ptrace_scope = 2)", w.elevate()
+		}
+	}
+	if w.yama >= 3 {
+		return "Yama forbids all tracing (kernel.yama.ptrace_scope = 3)", "only a restart of the machine takes that back"
+	}
+	if me.seccomp == 2 {
+		return "users and capabilities fit, but whosefd runs under a seccomp filter, as in a container or sandbox, which probably refuses ptrace",
+			containerRemedy
+	}
+	if w.label != "" {
+		return "users and capabilities fit, but a security module confines whosefd (" + clean(w.label) + ")",
+			"allow ptrace in its policy; its log (dmesg, audit) names the rule"
+	}
+	return "users, capabilities and Yama all fit: a security module, or the sandbox that whosefd runs in, refuses ptrace",
+		"see dmesg and the audit log, and run 'whosefd doctor'"
+}
+
+const containerRemedy = "run the container with --cap-add=SYS_PTRACE (and, with an old engine, --security-opt seccomp=unconfined)"
+
+// otherOwner says whose the target is if its ids are not ours; "" if they are.
+// The kernel compares all three of its user and group ids with our real ones.
+func (w *world) otherOwner() string {
+	me, t := &w.me, &w.target
+	for i := range 3 {
+		if t.uid[i] != me.uid[0] {
+			if t.uid[0] == me.uid[0] {
+				return fmt.Sprintf("pid %d is yours, but runs a set-user-ID program as %s", t.pid, userName(t.uid[1]))
+			}
+			return fmt.Sprintf("pid %d belongs to %s", t.pid, userName(t.uid[1]))
+		}
+	}
+	for i := range 3 {
+		if t.gid[i] != me.gid[0] {
+			return fmt.Sprintf("pid %d runs with another group id (%d)", t.pid, t.gid[i])
+		}
+	}
+	return ""
+}
+
+// elevate is how we get CAP_SYS_PTRACE.
+func (w *world) elevate() string {
+	switch {
+	case w.me.uid[1] == 0 && w.container != "":
+		return "give the container the capability: --cap-add=SYS_PTRACE"
+	case w.me.uid[1] == 0:
+		return "root here lacks CAP_SYS_PTRACE: run whosefd where it is not taken away"
+	case w.me.noNewPrivs:
+		return "run as root, from a shell without no_new_privs: sudo does not work in this one"
+	}
+	return "run with sudo"
+}
+
+// userName is the name of a user, or "uid 1000" without one.
+func userName(uid int) string {
+	if u, err := user.LookupId(strconv.Itoa(uid)); err == nil && u.Username != "" {
+		return clean(u.Username)
+	}
+	return "uid " + strconv.Itoa(uid)
+}
+
+// capabilities are the CAP_* of linux/capability.h by number, without prefix.
+var capabilities = [...]string{"CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID",
+	"SETPCAP", "LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW", "IPC_LOCK", "IPC_OWNER",
+	"SYS_MODULE", "SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT", "SYS_ADMIN", "SYS_BOOT", "SYS_NICE",
+	"SYS_RESOURCE", "SYS_TIME", "SYS_TTY_CONFIG", "MKNOD", "LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP",
+	"MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG", "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF", "CHECKPOINT_RESTORE"}
+
+// capNames names at most three of a set of capabilities.
+func capNames(set uint64) string {
+	var names []string
+	for rest := set; rest != 0; rest &= rest - 1 {
+		if len(names) == 3 {
+			return strings.Join(names, ", ") + fmt.Sprintf(" and %d more", bits.OnesCount64(rest))
+		}
+		n := bits.TrailingZeros64(rest)
+		if n < len(capabilities) {
+			names = append(names, "CAP_"+capabilities[n])
+		} else {
+			names = append(names, fmt.Sprintf("capability %d", n))
+		}
+	}
+	return strings.Join(names, ", ")
+}

@@ -1,0 +1,418 @@
+// Package doctor says whether the user can trace here, what stands in the way,
+// and what to do about it; and why one attach failed, or should not be tried.
+package doctor
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"whosefd/tracer/event"
+	"whosefd/tracer/procview"
+	"whosefd/tracer/ptrace"
+)
+
+// Check is the result of one look.
+type Check struct {
+	Name string `json:"name"`
+	OK   bool   `json:"ok"`
+	// Needed says that nothing can be traced, or only some of this user's
+	// programs, while it is not OK. The others cost a part of the evidence.
+	Needed bool   `json:"needed,omitempty"`
+	Detail string `json:"detail"`           // one line
+	Remedy string `json:"remedy,omitempty"` // one line; only where it is not OK
+}
+
+// Run makes all checks, always in the same order. It starts one small program
+// and traces it for a moment. Getenv reads the environment, as [os.Getenv].
+func Run(v *procview.View, getenv func(string) string) []Check {
+	d := &doctor{v: v, self: event.PID(os.Getpid()), getenv: getenv, container: inContainer(v), yama: yamaScope(v)}
+	me, err := readTask(v, d.self)
+	if err != nil {
+		return []Check{{Name: "proc", Needed: true, Detail: fmt.Sprintf("cannot read /proc: %v", err),
+			Remedy: "mount proc at " + v.Mount}}
+	}
+	d.me = me
+	d.fullMap = fullIDMap(v, d.self)
+	checks := []Check{d.kernel()}
+	checks = append(checks, d.probe()...)
+	return append(checks,
+		d.yamaCheck(),
+		d.capability(),
+		d.mapFiles(),
+		d.seccomp(),
+		d.containerCheck(),
+		d.userNamespace(),
+		d.hidden(),
+		d.securityModule(),
+		d.programs(),
+		d.debuginfod(),
+	)
+}
+
+type doctor struct {
+	v         *procview.View
+	self      event.PID
+	me        task
+	getenv    func(string) string
+	container string
+	fullMap   bool
+	yama      int
+}
+
+func (d *doctor) hasCap(n int) bool { return d.me.capEff&(1<<n) != 0 }
+
+// release reads the version that a kernel release such as "6.1.0-18-amd64"
+// starts with.
+func release(s string) (major, minor int, ok bool) {
+	maj, rest, ok := strings.Cut(s, ".")
+	if !ok {
+		return 0, 0, false
+	}
+	end := strings.IndexFunc(rest, func(r rune) bool { return r < '0' || r > '9' })
+	if end < 0 {
+		end = len(rest)
+	}
+	major, err1 := strconv.Atoi(maj)
+	minor, err2 := strconv.Atoi(rest[:end])
+	return major, minor, err1 == nil && err2 == nil
+}
+
+func (d *doctor) kernel() Check {
+	c := Check{Name: "kernel", Needed: true}
+	b, err := readFile(d.v.Mount, "sys/kernel/osrelease")
+	text := strings.TrimSpace(string(b))
+	major, minor, ok := release(text)
+	if err != nil || !ok {
+		c.OK, c.Detail = true, "the kernel's version can't be read; the trial below tells"
+		return c
+	}
+	return kernelCheck(c, text, major*1000+minor)
+}
+
+func kernelCheck(c Check, text string, version int) Check {
+	switch {
+	case version < 5003:
+		c.Detail = fmt.Sprintf("Linux %s has no PTRACE_GET_SYSCALL_INFO (5.3)", clean(text))
+		c.Remedy = "use Linux 5.3 or newer"
+	case version < 6016:
+		c.OK, c.Detail = true, fmt.Sprintf("Linux %s: PTRACE_SEIZE, PTRACE_GET_SYSCALL_INFO; registers are written in place of PTRACE_SET_SYSCALL_INFO (6.16)", clean(text))
+	default:
+		c.OK, c.Detail = true, fmt.Sprintf("Linux %s: PTRACE_SEIZE, PTRACE_GET_SYSCALL_INFO, PTRACE_SET_SYSCALL_INFO", clean(text))
+	}
+	return c
+}
+
+// probePrograms wait for their standard input, or long enough.
+var probePrograms = [][]string{{"cat"}, {"sleep", "60"}, {"sh", "-c", "read x"}}
+
+// probe traces a child of ours as the tracer would a debugger.
+func (d *doctor) probe() []Check {
+	trace := Check{Name: "ptrace", Needed: true}
+	memory := Check{Name: "memory", Needed: true}
+	kcmp := Check{Name: "kcmp"}
+
+	pid, end, err := startProbe()
+	if err != nil {
+		for _, c := range []*Check{&trace, &memory, &kcmp} {
+			c.Detail, c.Remedy = "not tried: "+err.Error(), "install coreutils, so that there is a program to try it on"
+		}
+		return []Check{trace, memory, kcmp}
+	}
+	defer end()
+
+	tid := event.TID(pid)
+	var info ptrace.SyscallInfo
+	var infoErr, memErr error
+	err = ptrace.OnTracerThread(func() error {
+		_, err := ptrace.Peek(ptrace.Linux{}, tid, 5*time.Second, func() error {
+			if infoErr = (ptrace.Linux{}).SyscallInfo(tid, &info); infoErr == nil {
+				var word [8]byte
+				_, memErr = ptrace.ReadMemory(tid, info.SP, word[:])
+			}
+			return nil
+		})
+		return err
+	})
+	switch {
+	case err != nil:
+		trace.Detail = "a child of whosefd could not be traced: " + reasonOf(explainAttach(d.v, d.self, pid, err))
+		trace.Remedy = remedyOf(explainAttach(d.v, d.self, pid, err))
+	case infoErr != nil:
+		trace.Detail = fmt.Sprintf("PTRACE_GET_SYSCALL_INFO: %v", infoErr)
+		trace.Remedy = "use Linux 5.3 or newer, and no sandbox that plays its own kernel"
+	default:
+		trace.OK, trace.Detail = true, "a child of whosefd was seized, stopped, looked at and let go"
+	}
+	switch {
+	case err != nil || infoErr != nil:
+		memory.Detail, memory.Remedy = "not tried, since tracing does not work", trace.Remedy
+	case memErr != nil:
+		memory.Detail = fmt.Sprintf("process_vm_readv: %v", memErr)
+		memory.Remedy = containerRemedy
+	default:
+		memory.OK, memory.Detail = true, "process_vm_readv reads a child's memory"
+	}
+	// KCMP_FILE, linux/kcmp.h: is descriptor 0 of both the same open file?
+	_, _, errno := unix.Syscall6(unix.SYS_KCMP, uintptr(d.self), uintptr(pid), 0, 0, 0, 0)
+	switch errno {
+	case 0, unix.EBADF:
+		kcmp.OK, kcmp.Detail = true, "kcmp tells a duplicated descriptor from one that was opened again"
+	case unix.ENOSYS:
+		kcmp.Detail = "this kernel has no kcmp (CONFIG_KCMP): duplicates can't be told from files that were opened again"
+		kcmp.Remedy = "none is needed: findings rest on device and inode"
+	default:
+		kcmp.Detail, kcmp.Remedy = fmt.Sprintf("kcmp: %v", errno), containerRemedy
+	}
+	return []Check{trace, memory, kcmp}
+}
+
+// startProbe starts a program that does nothing. End kills and collects it.
+func startProbe() (pid event.PID, end func(), err error) {
+	for _, argv := range probePrograms {
+		path, lookErr := exec.LookPath(argv[0])
+		if lookErr != nil {
+			err = errors.Join(err, lookErr)
+			continue
+		}
+		cmd := exec.Command(path, argv[1:]...)
+		in, pipeErr := cmd.StdinPipe()
+		if pipeErr != nil {
+			return 0, nil, pipeErr
+		}
+		if startErr := cmd.Start(); startErr != nil {
+			err = errors.Join(err, startErr)
+			_ = in.Close()
+			continue
+		}
+		return event.PID(cmd.Process.Pid), func() {
+			_ = in.Close()
+			_ = cmd.Process.Kill() // it may have ended with its input
+			_ = cmd.Wait()         // "signal: killed" is what we want
+		}, nil
+	}
+	return 0, nil, err
+}
+
+func reasonOf(err error) string {
+	var e *AttachError
+	if errors.As(err, &e) && e.Reason != "" {
+		return fmt.Sprintf("%v: %s", e.Cause, e.Reason)
+	}
+	return err.Error()
+}
+
+func remedyOf(err error) string {
+	var e *AttachError
+	if errors.As(err, &e) {
+		return e.Remedy
+	}
+	return ""
+}
+
+func (d *doctor) yamaCheck() Check {
+	return yamaCheck(d.yama, d.hasCap(unix.CAP_SYS_PTRACE), d.elevate())
+}
+
+func yamaCheck(scope int, privileged bool, elevate string) Check {
+	c := Check{Name: "yama", Needed: true, OK: true}
+	switch {
+	case scope < 0:
+		c.Detail = "Yama is not enabled: no limit beyond user and capabilities"
+	case scope == 0:
+		c.Detail = "kernel.yama.ptrace_scope = 0: a user's own programs may be traced"
+	case scope >= 3:
+		c.OK = false
+		c.Detail = fmt.Sprintf("kernel.yama.ptrace_scope = %d: nobody may trace", scope)
+		c.Remedy = "only a restart of the machine takes that back"
+	case privileged:
+		c.Detail = fmt.Sprintf("kernel.yama.ptrace_scope = %d does not limit whosefd, which has CAP_SYS_PTRACE", scope)
+	case scope == 1:
+		c.OK = false
+		c.Detail = "kernel.yama.ptrace_scope = 1: only programs that whosefd launches may be traced, no running debugger"
+		c.Remedy = "sysctl kernel.yama.ptrace_scope=0, or " + elevate
+	default:
+		c.OK = false
+		c.Detail = "kernel.yama.ptrace_scope = 2: only with CAP_SYS_PTRACE"
+		c.Remedy = elevate
+	}
+	return c
+}
+
+func (d *doctor) elevate() string {
+	w := world{me: d.me, container: d.container}
+	return w.elevate()
+}
+
+// setcap is the command that gives whosefd a capability for good.
+func setcap(caps string) string {
+	exe, err := os.Executable()
+	if err != nil {
+		exe = "whosefd"
+	}
+	return fmt.Sprintf("setcap %s=ep %s", caps, clean(exe))
+}
+
+func (d *doctor) capability() Check {
+	c := Check{Name: "cap_sys_ptrace"}
+	if d.hasCap(unix.CAP_SYS_PTRACE) {
+		c.OK, c.Detail = true, "programs of all users may be traced, and the descriptors of all processes seen"
+		return c
+	}
+	c.Detail = fmt.Sprintf("not held by %s: only this user's programs may be traced, and who else holds a pipe may stay unknown", userName(d.me.uid[1]))
+	c.Remedy = d.elevate()
+	if d.me.uid[1] != 0 && !d.me.noNewPrivs {
+		c.Remedy += ", or once: sudo " + setcap("cap_sys_ptrace")
+	}
+	return c
+}
+
+// mapFiles follows a link of our own map_files, for which the kernel asks the
+// same capability as for another process's (proc_map_files_get_link).
+func (d *doctor) mapFiles() Check {
+	c := Check{Name: "map_files"}
+	dir := filepath.Join(d.v.Mount, strconv.Itoa(int(d.self)), "map_files")
+	f, err := os.Open(dir)
+	var names []string
+	if err == nil {
+		names, err = f.Readdirnames(1)
+		_ = f.Close()
+	}
+	if err == nil {
+		var fd int
+		if fd, err = unix.Open(filepath.Join(dir, names[0]), unix.O_PATH|unix.O_CLOEXEC, 0); err == nil {
+			_ = unix.Close(fd)
+		}
+	}
+	if err == nil {
+		c.OK, c.Detail = true, "the very file of a mapping can be looked at, even if it is deleted or its descriptor closed"
+		return c
+	}
+	c.Detail = fmt.Sprintf("/proc/PID/map_files can't be followed (%v): a library whose descriptor was closed is known by the device and inode in maps only", plainError(err))
+	switch {
+	case !d.fullMap:
+		c.Remedy = "run on the host, outside of this user namespace, with CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN"
+	case d.container != "":
+		c.Remedy = "run the container with --cap-add=CHECKPOINT_RESTORE (or SYS_ADMIN)"
+	case d.me.uid[1] == 0:
+		c.Remedy = "root here lacks CAP_CHECKPOINT_RESTORE: run whosefd where it is not taken away"
+	case d.me.noNewPrivs:
+		c.Remedy = d.elevate()
+	default:
+		c.Remedy = "run with sudo, or once: sudo " + setcap("cap_sys_ptrace,cap_checkpoint_restore")
+	}
+	return c
+}
+
+// plainError is the errno of an error without the path before it.
+func plainError(err error) error {
+	if errno := unix.Errno(0); errors.As(err, &errno) {
+		return errno
+	}
+	return err
+}
+
+func (d *doctor) seccomp() Check {
+	c := Check{Name: "seccomp", OK: true, Detail: "no seccomp filter"}
+	if d.me.seccomp != 0 {
+		// A filter alone is no harm: the trial tells whether it lets ptrace pass.
+		c.Detail = "a seccomp filter applies to whosefd, as in a container or sandbox; if the trial above failed, it may be why: " + containerRemedy
+	}
+	if d.me.noNewPrivs {
+		c.Detail += "; no_new_privs is set: sudo and file capabilities have no effect here"
+	}
+	return c
+}
+
+func (d *doctor) containerCheck() Check {
+	c := Check{Name: "container", OK: true, Detail: "not in a container"}
+	ns := namespaceOf(d.v, d.self, "pid")
+	switch inner := ns != 0 && ns != firstPIDNS; {
+	case inner && d.container != "":
+		c.Detail = fmt.Sprintf("in a container (%s): only its processes can be seen, and holders of a pipe outside of it can't", d.container)
+	case inner:
+		c.Detail = "in a pid namespace of its own: only its processes can be seen"
+	case d.container != "":
+		c.Detail = fmt.Sprintf("in a container (%s) that shares the machine's pid namespace", d.container)
+	}
+	return c
+}
+
+func (d *doctor) userNamespace() Check {
+	c := Check{Name: "user_namespace", OK: true, Detail: "the machine's own"}
+	if !d.fullMap {
+		c.OK = false
+		c.Detail = "whosefd is in a user namespace: its capabilities count only for the processes in it"
+		c.Remedy = "to trace a program outside of it, run whosefd outside"
+	}
+	return c
+}
+
+func (d *doctor) hidden() Check {
+	c := Check{Name: "hidepid", OK: true}
+	b, err := readFile(d.v.Mount, strconv.Itoa(int(d.self)), "mountinfo")
+	if err != nil {
+		c.Detail = fmt.Sprintf("the mount options of %s can't be read: %v", d.v.Mount, plainError(err))
+		return c
+	}
+	option, found := hidePID(b, d.v.Mount)
+	switch {
+	case !found:
+		c.Detail = d.v.Mount + " is not a mount of proc of its own; its options are not known"
+	case option == "":
+		c.Detail = "the processes of all users can be seen"
+	case d.hasCap(unix.CAP_SYS_PTRACE):
+		c.Detail = fmt.Sprintf("hidepid=%s does not limit whosefd, which has CAP_SYS_PTRACE", clean(option))
+	default:
+		c.OK = false
+		c.Detail = fmt.Sprintf("%s is mounted with hidepid=%s: processes of other users, perhaps holders of a pipe, can't be seen", d.v.Mount, clean(option))
+		c.Remedy = d.elevate() + ", or mount -o remount,hidepid=0 " + d.v.Mount
+	}
+	return c
+}
+
+func (d *doctor) securityModule() Check {
+	c := Check{Name: "security_module", OK: true, Detail: "none confines whosefd"}
+	if label := securityLabel(d.v, d.self); label != "" {
+		c.Detail = "whosefd is confined as " + clean(label) + "; if an attach fails for no other reason, see dmesg and the audit log"
+	}
+	// A boolean of the SELinux policy; the file has its value and the pending one.
+	if b, err := os.ReadFile("/sys/fs/selinux/booleans/deny_ptrace"); err == nil && strings.HasPrefix(string(b), "1") {
+		c.OK, c.Needed = false, true
+		c.Detail = "SELinux forbids tracing (deny_ptrace is on)"
+		c.Remedy = "setsebool deny_ptrace off"
+	}
+	return c
+}
+
+// programs are told about, for they are what there is to explain.
+func (d *doctor) programs() Check {
+	var found []string
+	for _, name := range []string{"gdb", "gdbserver", "lldb", "lldb-server", "dlv", "strace"} {
+		if path, err := exec.LookPath(name); err == nil {
+			found = append(found, clean(path))
+		}
+	}
+	c := Check{Name: "programs", OK: true, Detail: "no debugger in PATH"}
+	if len(found) > 0 {
+		c.Detail = strings.Join(found, ", ")
+	}
+	c.Detail += " (" + runtime.GOOS + "/" + runtime.GOARCH + ")"
+	return c
+}
+
+func (d *doctor) debuginfod() Check {
+	c := Check{Name: "debuginfod", OK: true, Detail: "DEBUGINFOD_URLS is not set: function names come from what is installed"}
+	if urls := strings.Fields(d.getenv("DEBUGINFOD_URLS")); len(urls) > 0 {
+		c.Detail = "debug info may be fetched from " + clean(strings.Join(urls, " "))
+	}
+	return c
+}

@@ -1,0 +1,149 @@
+package tracer
+
+import (
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"whosefd/tracer/decode"
+	"whosefd/tracer/event"
+	"whosefd/tracer/inject"
+	"whosefd/tracer/ptrace"
+)
+
+// guard is a recorder that leads each call with a name that belongs to an
+// inferior to the inferior's file: the argument is replaced at the entry, and
+// put back at the exit, so that the debugger never sees the difference.
+type guard struct {
+	*recorder
+	m inject.Machine
+	// stuck are the threads to be repaired when they are first seen; repaired
+	// is called after the last.
+	stuck    map[event.TID]*Stuck
+	repaired func()
+	// failed is the first rewrite that could not be made.
+	failed error
+}
+
+// rewritten is what must be put back when the call has returned.
+type rewritten struct {
+	arg     int
+	value   uint64
+	restore func() error
+	rewrite event.Rewrite
+}
+
+// newGuard makes the handler for a guard; stop ends the loop.
+func newGuard(r *recorder, o *GuardOptions, stop func()) *guard {
+	g := &guard{recorder: r, m: inject.Linux{}, stuck: map[event.TID]*Stuck{}}
+	for _, s := range o.Stuck {
+		g.stuck[s.TID] = s
+	}
+	g.repaired = func() {
+		if o.Repaired != nil {
+			o.Repaired()
+		}
+		if !o.Stay {
+			stop()
+		}
+	}
+	return g
+}
+
+// Enter implements [ptrace.Handler].
+func (g *guard) Enter(t *ptrace.Thread, arch uint32) {
+	g.recorder.Enter(t, arch)
+	c := g.callOf(t)
+	if !c.active || c.ev.Path == "" || c.ev.PathTruncated || !g.leadable(c.row) {
+		return
+	}
+	path, target, ok := g.inferiors.rightFile(t.TID, &c.ev)
+	if !ok {
+		return
+	}
+	if err := g.lead(t, c, path, target); err != nil && g.failed == nil {
+		g.failed = err
+		g.emit(&event.Lost{T: g.now(), TID: t.TID, Reason: fmt.Sprintf("not led to the right file: %v", err)})
+	}
+}
+
+// leadable are the calls by which a debugger looks at a file. It never runs or
+// makes one for the inferior under the inferior's own name.
+func (g *guard) leadable(row *decode.Call) bool {
+	switch row.Class {
+	case decode.ClassOpen, decode.ClassStat, decode.ClassAccess, decode.ClassLink:
+		return row.PathArg() >= 0
+	}
+	return false
+}
+
+// lead puts path in the place of the name that the stopped call was given.
+func (g *guard) lead(t *ptrace.Thread, c *call, path string, target event.Target) error {
+	regs, err := g.m.Registers(t.TID)
+	if err != nil {
+		return fmt.Errorf("registers of thread %d: %w", t.TID, err)
+	}
+	addr, restore, err := inject.Scratch(g.m, t.TID, ptrace.SP(regs), append([]byte(path), 0))
+	if err != nil {
+		return err
+	}
+	arg := c.row.PathArg()
+	ptrace.SetArg(regs, arg, addr)
+	if err := g.m.SetRegisters(t.TID, regs); err != nil {
+		return errors.Join(fmt.Errorf("set registers of thread %d: %w", t.TID, err), restore())
+	}
+	c.led = &rewritten{arg: arg, value: c.args[arg], restore: restore,
+		rewrite: event.Rewrite{Path: event.Text(path), Target: target}}
+	c.ev.Rewritten = &c.led.rewrite
+	return nil
+}
+
+// putBack undoes what lead did, for a stopped thread.
+func (g *guard) putBack(t *ptrace.Thread, c *call) {
+	led := c.led
+	if led == nil {
+		return
+	}
+	c.led = nil
+	regs, err := g.m.Registers(t.TID)
+	if err == nil {
+		ptrace.SetArg(regs, led.arg, led.value)
+		err = g.m.SetRegisters(t.TID, regs)
+	}
+	if err = errors.Join(err, led.restore()); err != nil && !errors.Is(err, unix.ESRCH) {
+		g.emit(&event.Lost{T: g.now(), TID: t.TID, Reason: fmt.Sprintf("an argument was not put back: %v", err)})
+	}
+}
+
+// Exit implements [ptrace.Handler].
+func (g *guard) Exit(t *ptrace.Thread, ret int64, failed bool) {
+	g.putBack(t, g.callOf(t))
+	g.recorder.Exit(t, ret, failed)
+}
+
+// Leave implements [ptrace.Handler].
+func (g *guard) Leave(t *ptrace.Thread) {
+	g.putBack(t, g.callOf(t))
+	g.recorder.Leave(t)
+}
+
+// Gone implements [ptrace.Handler].
+func (g *guard) Gone(t *ptrace.Thread) {
+	g.callOf(t).led = nil // its memory is gone with it
+	g.recorder.Gone(t)
+}
+
+// Begin implements [ptrace.Handler].
+func (g *guard) Begin(t *ptrace.Thread, in *ptrace.Call) {
+	g.recorder.Begin(t, in)
+	s := g.stuck[t.TID]
+	if s == nil {
+		return
+	}
+	s.repair(g, t)
+	delete(g.stuck, t.TID)
+	if len(g.stuck) == 0 {
+		g.repaired()
+	}
+}

@@ -1,0 +1,312 @@
+package tracer
+
+import (
+	"bytes"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"whosefd/tracer/decode"
+	"whosefd/tracer/event"
+	"whosefd/tracer/procview"
+	"whosefd/tracer/ptrace"
+)
+
+const (
+	// maxPath is the longest name the kernel takes, with its NUL (PATH_MAX,
+	// linux/limits.h).
+	maxPath = 4096
+	// maxData bounds how much of what was read from a process's memory is
+	// kept: enough for most library names in one piece. gdb reads them 8
+	// bytes at a time.
+	maxData = 256
+)
+
+// recorder turns the stops of the loop into events. It runs on the tracer's
+// thread, while the thread it is told about is stopped.
+type recorder struct {
+	view      *procview.View
+	calls     *decode.Table
+	start     time.Time
+	debugger  event.PID
+	inferiors *inferiors
+	emit      func(event.Event)
+
+	count   int64 // syscall events emitted
+	foreign bool  // a call of another architecture was met, and said
+	path    [maxPath]byte
+	mem     []byte
+}
+
+// call is what a recorder keeps for a thread's call between entry and exit.
+type call struct {
+	row  *decode.Call
+	args [6]uint64
+	ev   event.Syscall
+	// active: the call is of those that are shown. pending: it was already
+	// reported as unfinished, and its end will complete that.
+	active, pending bool
+	led             *rewritten // by guard
+}
+
+func (r *recorder) now() event.Micros { return event.Micros(time.Since(r.start).Microseconds()) }
+
+func (r *recorder) callOf(t *ptrace.Thread) *call {
+	c, ok := t.Data.(*call)
+	if !ok {
+		c = new(call)
+		t.Data = c
+	}
+	return c
+}
+
+// Begin implements [ptrace.Handler]: a call that was already going on is
+// reported as unfinished.
+func (r *recorder) Begin(t *ptrace.Thread, in *ptrace.Call) {
+	c := r.callOf(t)
+	*c = call{}
+	if in == nil {
+		return
+	}
+	if r.decodeEntry(t, c, in.Nr, in.Args) {
+		c.pending = true
+		r.unfinished(c)
+	}
+}
+
+// Enter implements [ptrace.Handler].
+func (r *recorder) Enter(t *ptrace.Thread, arch uint32) {
+	c := r.callOf(t)
+	if arch != nativeAudit {
+		t.WantExit = false
+		c.active, c.pending = false, false
+		if !r.foreign {
+			r.foreign = true
+			r.emit(&event.Lost{T: r.now(), TID: t.TID, Reason: "calls of another architecture (32-bit) are not decoded"})
+		}
+		return
+	}
+	name := r.calls.Name(t.Call.Nr)
+	if c.pending && (name == "restart_syscall" || t.Call.Nr == c.nr(r.calls) && t.Call.Args == c.args) {
+		return // the kernel makes the interrupted call again
+	}
+	if name == "ptrace" {
+		r.inferiors.forget()
+	}
+	t.WantExit = r.decodeEntry(t, c, t.Call.Nr, t.Call.Args)
+}
+
+func (c *call) nr(calls *decode.Table) uint64 {
+	nr, _ := calls.Number(c.row.Name)
+	return nr
+}
+
+// decodeEntry fills c with what is known at the entry of a call, and says
+// whether it is one that is shown.
+func (r *recorder) decodeEntry(t *ptrace.Thread, c *call, nr uint64, args [6]uint64) bool {
+	row, ok := r.calls.Call(nr)
+	c.pending = false
+	c.active = ok && row.Shown && (row.Class != decode.ClassMap || decode.Int32(args[row.FDArg()]) >= 0)
+	if !c.active {
+		return false
+	}
+	c.row, c.args = row, args
+	c.ev = event.Syscall{T: r.now(), PID: t.PID, TID: t.TID, Name: row.Name, Flags: r.calls.Flags(row, args)}
+	ev := &c.ev
+	if i := row.PathArg(); i >= 0 {
+		ev.Path, ev.PathTruncated = r.readPath(t.TID, args[i])
+	}
+	if i := row.DirFDArg(); i >= 0 {
+		if fd := event.FD(decode.Int32(args[i])); fd != event.AtFDCWD {
+			ev.DirFD = event.Some(fd)
+			if ev.Path == "" { // AT_EMPTY_PATH: the descriptor itself is meant
+				ev.FD = ev.DirFD
+			}
+		}
+	}
+	if i := row.FDArg(); i >= 0 {
+		ev.FD = event.Some(event.FD(decode.Int32(args[i])))
+	}
+	if i := row.NewFDArg(); i >= 0 {
+		ev.NewFD = event.Some(event.FD(decode.Int32(args[i])))
+	}
+	if i := row.CountArg(); i >= 0 {
+		ev.Count = event.Some(args[i])
+	}
+	if i := row.OffsetArg(); i >= 0 {
+		ev.Offset = event.Some(int64(args[i]))
+	}
+	if r.calls.HasMode(row, args) {
+		ev.Mode = event.Some(uint32(args[row.ModeArg()]))
+	}
+	r.readMemoryArgs(t, c)
+	if ev.FD.Known {
+		target := r.view.Target(t.PID, ev.FD.Val)
+		ev.Target = &target
+	}
+	return true
+}
+
+// readMemoryArgs decodes the arguments that are structures in memory.
+func (r *recorder) readMemoryArgs(t *ptrace.Thread, c *call) {
+	for i, kind := range c.row.Args {
+		switch kind {
+		case decode.OpenHow:
+			if how, err := decode.ParseOpenHow(r.read(t.TID, c.args[i], decode.OpenHowSize)); err == nil {
+				c.ev.Flags = r.calls.OpenFlags(how.Flags)
+				if how.Mode != 0 {
+					c.ev.Mode = event.Some(uint32(how.Mode))
+				}
+			}
+		case decode.Iovec:
+			n := min(c.args[i+1], decode.MaxIovecs)
+			spans := decode.ParseIovecs(r.read(t.TID, c.args[i], int(n)*decode.IovecSize))
+			if uint64(len(spans)) == n {
+				c.ev.Count = event.Some(decode.Bytes(spans))
+			}
+		}
+	}
+}
+
+// Exit implements [ptrace.Handler].
+func (r *recorder) Exit(t *ptrace.Thread, rval int64, failed bool) {
+	c := r.callOf(t)
+	if !c.active {
+		return
+	}
+	ret, errno := decode.Result(rval)
+	if decode.Restarts(int(-rval)) && failed {
+		// A signal came in between; the kernel makes the call again, or ends
+		// it with EINTR after the handler, without telling us which.
+		ret, errno = -1, int(-rval)
+	} else if !failed {
+		ret, errno = rval, 0
+	}
+	now := r.now()
+	ev := c.ev
+	ev.Resumed = c.pending
+	ev.DurUS = event.Some(int64(now - ev.T))
+	ev.Ret, ev.Errno = event.Some(ret), decode.Errno(errno)
+	if errno == 0 {
+		r.atExit(t, c, &ev)
+	}
+	if ev.Path != "" {
+		ev.Counterpart = r.inferiors.counterparts(t.TID, &ev)
+	}
+	c.active, c.pending = false, false
+	r.inferiors.sawRead(&ev)
+	r.send(&ev)
+	r.inferiors.describe(&ev)
+}
+
+// atExit looks at what a successful call left behind.
+func (r *recorder) atExit(t *ptrace.Thread, c *call, ev *event.Syscall) {
+	if c.row.MakesFD(c.args) {
+		target := r.view.Target(t.PID, event.FD(ev.Ret.Val))
+		ev.Target = &target
+	}
+	for i, kind := range c.row.Args {
+		switch kind {
+		case decode.StatBuf:
+			if st, err := r.calls.Stat(r.read(t.TID, c.args[i], r.calls.StatSize())); err == nil {
+				ev.Target = statTarget(ev.Target, st)
+			}
+		case decode.StatxBuf:
+			if st, err := decode.Statx(r.read(t.TID, c.args[i], decode.StatxSize)); err == nil {
+				ev.Target = statTarget(ev.Target, st)
+			}
+		case decode.Buf:
+			if n := min(ev.Ret.Val, maxData); n > 0 && r.keepsData(c.row, ev) {
+				ev.Data = bytes.Clone(r.read(t.TID, c.args[i], int(n)))
+			}
+		}
+	}
+}
+
+// keepsData says whether what a call brought is evidence: the text of a link,
+// and what was read from a process's memory, where names come from.
+func (r *recorder) keepsData(row *decode.Call, ev *event.Syscall) bool {
+	if row.Class == decode.ClassLink {
+		return true
+	}
+	return ev.Target != nil && ev.Target.Kind == event.Procfs && bytes.HasSuffix([]byte(ev.Target.Link), []byte("/mem"))
+}
+
+// statTarget is what stat(2) said of a file. The kernel's word about the file
+// that the call reached is better than a look of ours at its name.
+func statTarget(known *event.Target, st decode.Stat) *event.Target {
+	t := event.Target{Kind: event.Unknown, Dev: st.Dev, Ino: st.Ino}
+	switch st.Mode & decode.StatTypeMask {
+	case decode.TypeFIFO:
+		t.Kind = event.FIFO
+	case decode.TypeCharDev:
+		t.Kind = event.CharDev
+	case decode.TypeDir:
+		t.Kind = event.Directory
+	case decode.TypeBlockDev:
+		t.Kind = event.BlockDev
+	case decode.TypeRegular:
+		t.Kind = event.Regular
+	case decode.TypeSocket:
+		t.Kind = event.Socket
+	}
+	if known != nil && known.Same(t) { // a descriptor's link tells more than its mode
+		return known
+	}
+	return &t
+}
+
+// Leave implements [ptrace.Handler]: a call that is still going on is reported
+// as unfinished.
+func (r *recorder) Leave(t *ptrace.Thread) { r.Gone(t) }
+
+// Gone implements [ptrace.Handler].
+func (r *recorder) Gone(t *ptrace.Thread) {
+	if c := r.callOf(t); c.active && !c.pending {
+		r.unfinished(c)
+		c.active = false
+	}
+}
+
+func (r *recorder) unfinished(c *call) {
+	ev := c.ev
+	ev.Unfinished = true
+	if ev.Path != "" {
+		ev.Counterpart = r.inferiors.counterparts(ev.TID, &ev)
+	}
+	r.send(&ev)
+}
+
+func (r *recorder) send(ev *event.Syscall) {
+	r.count++
+	r.emit(ev)
+}
+
+// read gives up to n bytes of a thread's memory, valid until the next read;
+// fewer where they are not there.
+func (r *recorder) read(tid event.TID, addr uint64, n int) []byte {
+	if cap(r.mem) < n {
+		r.mem = make([]byte, n)
+	}
+	got, _ := ptrace.ReadMemory(tid, addr, r.mem[:n])
+	return r.mem[:got]
+}
+
+// readPath reads a NUL-terminated name, a page at a time; truncated says that
+// its end could not be read or that it is longer than the kernel takes.
+func (r *recorder) readPath(tid event.TID, addr uint64) (path event.Text, truncated bool) {
+	page := uint64(unix.Getpagesize())
+	// Most names are short: the first look is small, and within one page.
+	for n, want := 0, uint64(256); n < maxPath; want = page {
+		want = min(want, page-addr%page, uint64(maxPath-n))
+		got, err := ptrace.ReadMemory(tid, addr, r.path[n:n+int(want)])
+		if end := bytes.IndexByte(r.path[n:n+got], 0); end >= 0 {
+			return event.Text(r.path[:n+end]), false
+		}
+		n, addr = n+got, addr+uint64(got)
+		if err != nil || got == 0 || n == maxPath {
+			return event.Text(r.path[:n]), n > 0
+		}
+	}
+	return event.Text(r.path[:]), true
+}

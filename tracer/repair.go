@@ -1,0 +1,125 @@
+package tracer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"whosefd/tracer/event"
+	"whosefd/tracer/inject"
+	"whosefd/tracer/ptrace"
+)
+
+// Stuck is a thread of a debugger that waits for data from a wrong descriptor,
+// and what is to be put behind that descriptor.
+type Stuck struct {
+	TID event.TID
+	// Syscall and FD are the call that it is blocked in.
+	Syscall string
+	FD      event.FD
+	// Wrong is what the descriptor leads to now, and Path, opened in the
+	// debugger, must lead to Right; else nothing is done. A Right that is not
+	// identified only has to be of its kind: /dev/null, to release the read.
+	Wrong event.Target
+	Path  string
+	Right event.Target
+
+	// Done says that the descriptor was replaced; Err why not.
+	Done bool
+	Err  error
+	// Changed is for how long the thread's registers were not its own.
+	Changed time.Duration
+	stage   string
+}
+
+// repair replaces the descriptor; the thread was just stopped, and goes on by
+// the loop.
+func (s *Stuck) repair(g *guard, t *ptrace.Thread) {
+	if s.Done || s.Err != nil {
+		return
+	}
+	if err := s.replace(g, t); err != nil {
+		s.Err = err
+		return
+	}
+	s.Done = true
+}
+
+func (s *Stuck) replace(g *guard, t *ptrace.Thread) (err error) {
+	nr, ok := g.calls.Number(s.Syscall)
+	if !ok {
+		return fmt.Errorf("unknown system call %q", s.Syscall)
+	}
+	if now := g.view.Target(t.PID, s.FD); !now.Same(s.Wrong) {
+		return fmt.Errorf("fd %d of pid %d is no longer %s", s.FD, t.PID, s.Wrong.Link)
+	}
+	th, err := inject.Begin(g.m, t.TID, t.Deliver, ptrace.Call{Nr: nr, Args: [6]uint64{uint64(s.FD)}})
+	if err != nil {
+		return err
+	}
+	t.Deliver = 0
+	defer func() {
+		err = errors.Join(err, th.End())
+		s.Changed = th.Changed
+	}()
+	return s.inside(g, t, th)
+}
+
+// inside makes the calls in the debugger: open the right file, see that it is
+// the right file, put it on the number of the wrong one, close the spare.
+func (s *Stuck) inside(g *guard, t *ptrace.Thread, th *inject.Thread) error {
+	call := func(name string) uint64 { nr, _ := g.calls.Number(name); return nr }
+	cwd := int64(event.AtFDCWD)
+	got, err := th.CallPath(call("openat"), s.Path, 1, uint64(cwd), 0, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOCTTY|unix.O_NONBLOCK)
+	if err != nil {
+		return fmt.Errorf("open %s in pid %d: %w", s.Path, t.PID, err)
+	}
+	defer func() { _, _ = th.Call(call("close"), uint64(got)) }()
+	opened := g.view.Target(t.PID, event.FD(got))
+	if s.Right.Identified() && !opened.Same(s.Right) || opened.Kind != s.Right.Kind {
+		return fmt.Errorf("%s in pid %d is not the file that was meant", s.Path, t.PID)
+	}
+	flags, err := th.Call(call("fcntl"), uint64(s.FD), unix.F_GETFD)
+	if err != nil {
+		return fmt.Errorf("flags of fd %d of pid %d: %w", s.FD, t.PID, err)
+	}
+	cloexec := uint64(0)
+	if flags&unix.FD_CLOEXEC != 0 {
+		cloexec = unix.O_CLOEXEC
+	}
+	// O_NONBLOCK kept the open from blocking if the path was not what it
+	// should be; regular files ignore it, but the debugger asked for none.
+	if _, err := th.Call(call("fcntl"), uint64(got), unix.F_SETFL, 0); err != nil {
+		return fmt.Errorf("flags of %s in pid %d: %w", s.Path, t.PID, err)
+	}
+	if _, err := th.Call(call("dup3"), uint64(got), uint64(s.FD), cloexec); err != nil {
+		return fmt.Errorf("replace fd %d of pid %d: %w", s.FD, t.PID, err)
+	}
+	return nil
+}
+
+// GuardOptions say what is guarded, and what is repaired first.
+type GuardOptions struct {
+	TraceOptions
+	// Stuck are the threads to be repaired.
+	Stuck []*Stuck
+	// Repaired is called on the tracer's thread when all of Stuck were seen.
+	Repaired func()
+	// Stay keeps guarding after the repair; else all threads are let go.
+	Stay bool
+}
+
+// Guard follows a debugger as [Trace] does, after repairing the threads that
+// are stuck, and leads every call with a name that belongs to an inferior to
+// the inferior's file.
+func Guard(ctx context.Context, o GuardOptions) (Outcome, error) {
+	var out Outcome
+	err := ptrace.OnTracerThread(func() (err error) {
+		out, err = watch(ctx, o.TraceOptions, &o)
+		return err
+	})
+	return out, err
+}

@@ -1,0 +1,260 @@
+package tracer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"whosefd/tracer/decode"
+	"whosefd/tracer/event"
+	"whosefd/tracer/inferior"
+	"whosefd/tracer/procview"
+	"whosefd/tracer/ptrace"
+	"whosefd/tracer/stack"
+)
+
+// SnapshotOptions say what a snapshot looks at.
+type SnapshotOptions struct {
+	View *procview.View
+	Tool string // name and version, for the session line
+	// Inferiors are processes that the user named, beside those that the
+	// debugger traces.
+	Inferiors []event.PID
+	// Stacks asks for backtraces of the threads that are blocked in a read.
+	Stacks bool
+	// Debuginfod lets backtraces ask the debuginfod servers that the user has configured.
+	Debuginfod bool
+}
+
+// Snapshot looks at a debugger without having followed it, and gives the
+// evidence that there is now: the process, what each thread is doing, its
+// descriptors, its inferiors with their descriptors and loaded objects, who
+// else holds the pipe that a thread reads from, and backtraces. All but the
+// backtraces comes from /proc and does not touch the debugger; for those it is
+// stopped for a moment.
+//
+// It fails only if the process cannot be looked at, as [os.ErrNotExist] or
+// [os.ErrPermission]. What else could not be learned is said in the events.
+func Snapshot(_ context.Context, pid event.PID, o SnapshotOptions) ([]event.Event, error) {
+	s := &snapshot{SnapshotOptions: o, pid: pid, start: time.Now()}
+	if err := s.session(); err != nil {
+		return nil, err
+	}
+	if err := s.threads(); err != nil {
+		return nil, err
+	}
+	s.descriptors(pid)
+	names := s.inferiors()
+	s.holders()
+	if o.Stacks {
+		s.stacks(names)
+	}
+	s.add(&event.End{T: s.now(), Reason: "snapshot"})
+	return s.events, nil
+}
+
+type snapshot struct {
+	SnapshotOptions
+	pid     event.PID
+	start   time.Time
+	events  []event.Event
+	blocked []*event.Blocked
+}
+
+func (s *snapshot) now() event.Micros { return event.Micros(time.Since(s.start).Microseconds()) }
+
+func (s *snapshot) add(ev event.Event) { s.events = append(s.events, ev) }
+
+func (s *snapshot) session() error {
+	proc, err := s.View.Process(s.pid)
+	if err != nil {
+		return fmt.Errorf("look at pid %d: %w", s.pid, err)
+	}
+	s.add(newSession(s.Tool, "snapshot", s.start, &proc))
+	return nil
+}
+
+// newSession makes the first line of a recording.
+func newSession(tool, source string, start time.Time, debugger *event.Process) *event.Session {
+	var uts unix.Utsname
+	kernel := ""
+	if unix.Uname(&uts) == nil {
+		kernel = unix.ByteSliceToString(uts.Release[:])
+	}
+	return &event.Session{Schema: event.Schema, Tool: tool, Source: source, Start: start.UTC(),
+		Kernel: kernel, Arch: Arch, Debugger: debugger}
+}
+
+func (s *snapshot) threads() error {
+	tids, err := s.View.Threads(s.pid)
+	if err != nil {
+		return fmt.Errorf("threads of pid %d: %w", s.pid, err)
+	}
+	calls, err := decode.ForArch(Arch)
+	if err != nil {
+		return err
+	}
+	for _, tid := range tids {
+		b, err := s.View.Blocked(s.pid, tid, calls)
+		if err != nil {
+			if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENOENT) {
+				continue // it ended
+			}
+			return fmt.Errorf("thread %d of pid %d: %w", tid, s.pid, err)
+		}
+		b.T = s.now()
+		s.blocked = append(s.blocked, &b)
+		s.add(&b)
+	}
+	if len(s.blocked) == 0 {
+		return fmt.Errorf("threads of pid %d: %w", s.pid, unix.ESRCH)
+	}
+	return nil
+}
+
+func (s *snapshot) descriptors(pid event.PID) {
+	fds, err := s.View.Descriptors(pid)
+	if err != nil {
+		s.lost(fmt.Sprintf("descriptors of pid %d: %v", pid, err))
+		return
+	}
+	for i := range fds {
+		fds[i].T = s.now()
+		s.add(&fds[i])
+	}
+}
+
+func (s *snapshot) lost(reason string) { s.add(&event.Lost{T: s.now(), Reason: reason}) }
+
+// inferiors adds them with their descriptors and loaded objects, and gives the
+// names among those that mean something else to the debugger.
+func (s *snapshot) inferiors() (suspicious []string) {
+	found, err := inferior.Find(s.View, s.pid)
+	if err != nil {
+		s.lost(fmt.Sprintf("inferiors of pid %d: %v", s.pid, err))
+	}
+	for _, pid := range s.Inferiors {
+		if slices.ContainsFunc(found, func(inf event.Inferior) bool { return inf.PID == pid }) {
+			continue
+		}
+		inf, err := inferior.Describe(s.View, pid)
+		if err != nil {
+			s.lost(fmt.Sprintf("inferior: %v", err))
+			continue
+		}
+		found = append(found, inf)
+	}
+	for i := range found {
+		inf := &found[i]
+		inf.T = s.now()
+		s.add(inf)
+		s.descriptors(inf.PID)
+		maps, err := inferior.LinkMaps(s.View, inf.PID)
+		if err != nil {
+			continue // Find has said why
+		}
+		for j := range maps {
+			lm := &maps[j]
+			inferior.Complete(s.View, lm, s.pid)
+			lm.T = s.now()
+			s.add(lm)
+			if decode.ClassifyName(string(lm.Name)).Dependent() {
+				suspicious = append(suspicious, string(lm.Name))
+			}
+		}
+	}
+	return suspicious
+}
+
+// inRead says whether a thread waits for data from a descriptor.
+func inRead(b *event.Blocked) bool {
+	row, ok := decode.ByName(b.Syscall)
+	return ok && row.Class == decode.ClassRead && b.Target != nil
+}
+
+// holders finds, for each thread that reads from a pipe, who could write to it.
+func (s *snapshot) holders() {
+	for _, b := range s.blocked {
+		if !inRead(b) || b.Target.Kind != event.Pipe && b.Target.Kind != event.FIFO {
+			continue
+		}
+		var err error
+		b.Holders, b.Unseen, b.Searched, err = s.View.Holders(*b.Target)
+		if err != nil {
+			s.lost(fmt.Sprintf("who holds %s: %v", b.Target.Link, err))
+		}
+	}
+}
+
+// stacks adds backtraces of the threads in a read; if there are none, of the
+// first thread.
+func (s *snapshot) stacks(names []string) {
+	which := slices.DeleteFunc(slices.Clone(s.blocked), func(b *event.Blocked) bool { return !inRead(b) })
+	if len(which) == 0 {
+		which = s.blocked[:1]
+	}
+	for _, b := range which {
+		st, err := s.stack(b.TID, names)
+		if err != nil {
+			st = event.Stack{PID: s.pid, TID: b.TID, Error: err.Error()}
+		}
+		st.T = s.now()
+		s.add(&st)
+	}
+}
+
+const (
+	// maxStack bounds how much of a stack is copied while the thread is
+	// stopped; gdb's is some 20 kB deep when it hangs.
+	maxStack = 1 << 20
+	// stopWithin is how long a thread may take to stop.
+	stopWithin = 500 * time.Millisecond
+)
+
+// stack copies registers and stack of a stopped thread, lets it go, and unwinds
+// from the copy.
+func (s *snapshot) stack(tid event.TID, names []string) (event.Stack, error) {
+	snap := stack.Snapshot{PID: s.pid, TID: tid}
+	maps, err := s.View.Maps(s.pid)
+	if err != nil {
+		return event.Stack{}, fmt.Errorf("stack of thread %d: %w", tid, err)
+	}
+	err = ptrace.OnTracerThread(func() error {
+		k := ptrace.Linux{}
+		stopped, err := ptrace.Peek(k, tid, stopWithin, func() error {
+			regs, err := k.Registers(tid)
+			if err != nil {
+				return fmt.Errorf("registers of thread %d: %w", tid, err)
+			}
+			snap.Regs = stack.FromPtrace(regs)
+			snap.StackStart, snap.Stack = copyStack(tid, maps, snap.Regs.SP)
+			return nil
+		})
+		snap.StoppedUS = stopped.Microseconds()
+		return err
+	})
+	if err != nil {
+		return event.Stack{}, err
+	}
+	return stack.Unwind(s.View, snap, stack.Options{Names: names, Debuginfod: s.Debuginfod}), nil
+}
+
+// redZone lies below the stack pointer and may be in use (System V ABI, amd64).
+const redZone = 128
+
+// copyStack copies from below the stack pointer to the end of the mapping that
+// holds it.
+func copyStack(tid event.TID, maps []procview.Mapping, sp uint64) (start uint64, data []byte) {
+	m, ok := procview.FindMapping(maps, sp)
+	if !ok {
+		return sp, nil
+	}
+	start = max(sp-redZone, m.Start)
+	data = make([]byte, min(m.End-start, maxStack))
+	n, _ := ptrace.ReadMemory(tid, start, data)
+	return start, data[:n]
+}

@@ -1,0 +1,210 @@
+// Package tracer is the live system: it gathers evidence about a debugger by
+// ptrace(2) and proc(5), as events. Linux only. It concludes nothing.
+package tracer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"whosefd/tracer/decode"
+	"whosefd/tracer/doctor"
+	"whosefd/tracer/event"
+	"whosefd/tracer/procview"
+	"whosefd/tracer/ptrace"
+)
+
+// TraceOptions say what is traced. Either PID or Command is set.
+type TraceOptions struct {
+	View *procview.View
+	Tool string // name and version, for the session line
+	PID  event.PID
+	// Path is the program to launch, looked up already, with Argv and Env.
+	Path string
+	Argv []string
+	Env  []string
+	// Inferiors are the subjects, where the user named them; else they are
+	// whoever the debugger traces.
+	Inferiors []event.PID
+	// For ends the trace after that time; 0 does not.
+	For time.Duration
+	// Emit takes each event as it happens, on the tracer's thread: while it
+	// runs, a thread of the debugger is stopped. An error ends the trace.
+	Emit func(event.Event) error
+}
+
+// Outcome says how a trace ended.
+type Outcome struct {
+	PID event.PID
+	ptrace.Result
+}
+
+// Trace follows the file system calls of a process until it ends, the context
+// is done, the time is over, or Emit fails, and then lets it go. The last
+// events are what the process was doing at that moment, if it lives, as
+// [Snapshot] has it without backtraces.
+//
+// Errors of the attach say why and what to do, and wrap the cause.
+func Trace(ctx context.Context, o TraceOptions) (Outcome, error) {
+	var out Outcome
+	err := ptrace.OnTracerThread(func() (err error) {
+		out, err = watch(ctx, o, nil)
+		return err
+	})
+	return out, err
+}
+
+// watch is Trace, and Guard where g is given, on the tracer's thread.
+func watch(ctx context.Context, o TraceOptions, g *GuardOptions) (Outcome, error) {
+	calls, err := decode.ForArch(Arch)
+	if err != nil {
+		return Outcome{}, err
+	}
+	t := &session{o: o, start: time.Now(), loop: &ptrace.Loop{Kernel: ptrace.Linux{}, TGID: o.View.TGID}}
+	t.loop.ListTasks = t.liveThreads
+	pid := o.PID
+	if pid == 0 {
+		if pid, err = ptrace.Launch(o.Path, o.Argv, o.Env); err != nil {
+			return Outcome{}, err
+		}
+		t.loop.OnGroupStop = stopToo
+	} else if err := doctor.Refuse(o.View, event.PID(os.Getpid()), pid); err != nil {
+		return Outcome{}, err
+	}
+	in := &inferiors{view: o.View, debugger: pid, named: o.Inferiors, emit: t.emit, now: t.now,
+		maps: map[event.PID][]event.LinkMap{}, toldPID: map[event.PID]bool{}, toldMap: map[entry]bool{}}
+	rec := &recorder{view: o.View, calls: calls, start: t.start, debugger: pid, inferiors: in, emit: t.emit}
+	t.loop.Handler = rec
+	if g != nil {
+		t.loop.Handler = newGuard(rec, g, t.loop.Stop)
+	}
+	stop, err := t.stopper(ctx)
+	if err != nil {
+		return Outcome{}, err
+	}
+	defer stop()
+
+	t.opening(pid)
+	if o.PID == 0 {
+		err = t.loop.Adopt(pid)
+	} else if err = t.loop.Attach(pid); err != nil {
+		err = doctor.ExplainAttach(o.View, pid, err)
+	}
+	if err != nil {
+		return Outcome{}, err
+	}
+	out := Outcome{PID: pid}
+	out.Result, err = t.loop.Run()
+	stop()
+	t.closing(ctx, pid, out.Result, rec.count, err)
+	return out, errors.Join(t.emitErr, err)
+}
+
+// session is one run of the loop.
+type session struct {
+	o       TraceOptions
+	start   time.Time
+	loop    *ptrace.Loop
+	emitErr error
+}
+
+func (t *session) now() event.Micros { return event.Micros(time.Since(t.start).Microseconds()) }
+
+// emit passes an event on; the first error ends the trace.
+func (t *session) emit(ev event.Event) {
+	if t.emitErr != nil {
+		return
+	}
+	if t.emitErr = t.o.Emit(ev); t.emitErr != nil {
+		t.loop.Stop() // on the loop's own thread: seen before the next wait
+	}
+}
+
+// liveThreads gives the threads that can be seized: a leader that has ended
+// before its other threads stays as a zombie.
+func (t *session) liveThreads(pid event.PID) ([]event.TID, error) {
+	tids, err := t.o.View.Threads(pid)
+	if err != nil {
+		return nil, err
+	}
+	live := tids[:0]
+	for _, tid := range tids {
+		if state, err := t.o.View.State(pid, tid); err == nil && state != "Z" && state != "X" {
+			live = append(live, tid)
+		}
+	}
+	return live, nil
+}
+
+// stopper ends the loop when the context is done or the time is over. The
+// function that it gives ends the watching; it may be called twice.
+func (t *session) stopper(ctx context.Context) (func(), error) {
+	waker, err := ptrace.NewWaker()
+	if err != nil {
+		return nil, err
+	}
+	cancel := context.CancelFunc(func() {})
+	if t.o.For > 0 {
+		ctx, cancel = context.WithTimeout(ctx, t.o.For)
+	}
+	unwatch := context.AfterFunc(ctx, func() {
+		t.loop.Stop()
+		waker.Wake()
+	})
+	return func() { waker.Done(); unwatch(); cancel() }, nil
+}
+
+// opening emits the session line and the descriptors that are there already.
+func (t *session) opening(pid event.PID) {
+	proc, err := t.o.View.Process(pid)
+	if err != nil {
+		proc = event.Process{PID: pid}
+	}
+	t.emit(newSession(t.o.Tool, "trace", t.start, &proc))
+	fds, err := t.o.View.Descriptors(pid)
+	if err != nil {
+		t.emit(&event.Lost{T: t.now(), Reason: fmt.Sprintf("descriptors at the start: %v", err)})
+	}
+	for i := range fds {
+		t.emit(&fds[i])
+	}
+}
+
+// closing emits what the process is doing now and the end line.
+func (t *session) closing(ctx context.Context, pid event.PID, res ptrace.Result, calls int64, err error) {
+	end := &event.End{Calls: calls}
+	switch {
+	case res.Ended && res.Signal != 0:
+		end.Reason, end.Signal = "killed", decode.Signal(int(res.Signal))
+	case res.Ended:
+		end.Reason, end.Exit = "exited", event.Some(res.Code)
+	case err != nil:
+		end.Reason = "error"
+	case ctx.Err() != nil:
+		end.Reason = "interrupted"
+	default:
+		end.Reason = "duration"
+	}
+	if !res.Ended && t.emitErr == nil {
+		s := &snapshot{SnapshotOptions: SnapshotOptions{View: t.o.View, Inferiors: t.o.Inferiors}, pid: pid, start: t.start}
+		if s.threads() == nil {
+			s.descriptors(pid)
+			s.inferiors()
+			s.holders()
+		}
+		for _, ev := range s.events {
+			t.emit(ev)
+		}
+	}
+	end.T = t.now()
+	t.emit(end)
+}
+
+// stopToo stops this process when the program that it launched was stopped by
+// the terminal, so that the shell sees its job stopped. The SIGCONT that the
+// shell sends goes to both.
+func stopToo(unix.Signal) { _ = unix.Kill(os.Getpid(), unix.SIGSTOP) }

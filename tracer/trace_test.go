@@ -1,0 +1,537 @@
+package tracer
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"whosefd/tracer/event"
+	"whosefd/tracer/procview"
+)
+
+// need skips a test, or fails it where everything is required, if a program is missing.
+func need(t *testing.T, programs ...string) {
+	t.Helper()
+	for _, p := range programs {
+		if _, err := exec.LookPath(p); err != nil {
+			if os.Getenv("WHOSEFD_REQUIRE") != "" {
+				t.Fatalf("needed: %v", err)
+			}
+			t.Skip(err)
+		}
+	}
+}
+
+// compile builds a C program of a test.
+func compile(t *testing.T, source string, flags ...string) string {
+	t.Helper()
+	need(t, "gcc")
+	bin := filepath.Join(t.TempDir(), "prog")
+	if err := os.WriteFile(bin+".c", []byte(source), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	args := append([]string{"-O1", "-pthread", "-o", bin, bin + ".c"}, flags...)
+	if out, err := exec.Command("gcc", args...).CombinedOutput(); err != nil {
+		t.Fatalf("gcc: %v\n%s", err, out)
+	}
+	return bin
+}
+
+// collector gathers the events of a trace.
+type collector struct {
+	mu     sync.Mutex
+	events []event.Event
+	on     func(event.Event)
+}
+
+func (c *collector) emit(ev event.Event) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.events = append(c.events, ev)
+	if c.on != nil {
+		c.on(ev)
+	}
+	return nil
+}
+
+func (c *collector) calls() []*event.Syscall {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var calls []*event.Syscall
+	for _, ev := range c.events {
+		if call, ok := ev.(*event.Syscall); ok {
+			calls = append(calls, call)
+		}
+	}
+	return calls
+}
+
+func (c *collector) last() event.Event {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.events[len(c.events)-1]
+}
+
+// traceCommand launches a program under the tracer. Its output goes to the test's.
+func traceCommand(t *testing.T, c *collector, argv ...string) Outcome {
+	t.Helper()
+	path, err := exec.LookPath(argv[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := Trace(t.Context(), TraceOptions{View: procview.New("/proc"), Tool: "test", Path: path, Argv: argv,
+		Env: os.Environ(), Emit: c.emit})
+	if err != nil {
+		t.Fatalf("trace %v: %v", argv, err)
+	}
+	return out
+}
+
+// start runs a program of a test and gives a reader of what it prints.
+func start(t *testing.T, bin string, args ...string) (*exec.Cmd, *bufio.Reader) {
+	t.Helper()
+	cmd := exec.Command(bin, args...)
+	pipe, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Stderr = os.Stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	return cmd, bufio.NewReader(pipe)
+}
+
+func attachFor(t *testing.T, c *collector, pid int, d time.Duration) (Outcome, error) {
+	t.Helper()
+	return Trace(t.Context(), TraceOptions{View: procview.New("/proc"), Tool: "test", PID: event.PID(pid), For: d, Emit: c.emit})
+}
+
+var straceLine = regexp.MustCompile(`^(openat|read|close)\((.*)\) += (-?\d+)(?: (E[A-Z]+))?`)
+
+// TestSameAsStrace holds the calls against what strace says of the same program.
+func TestSameAsStrace(t *testing.T) {
+	need(t, "strace", "ls")
+	log := filepath.Join(t.TempDir(), "log")
+	dir := "/usr/share"
+	argv := []string{"ls", "-lR", dir}
+	devNull, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer devNull.Close()
+	if out, err := exec.Command("sh", "-c", `exec strace -o "$0" -s 0 -e trace=openat,read,close "$@" >/dev/null`, log, "ls", "-lR", dir).CombinedOutput(); err != nil {
+		t.Fatalf("strace: %v\n%s", err, out)
+	}
+	fd, err := unix.Dup(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Dup3(int(devNull.Fd()), 1, 0); err != nil {
+		t.Fatal(err)
+	}
+	var c collector
+	outcome := traceCommand(t, &c, argv...)
+	if err := unix.Dup3(fd, 1, 0); err != nil {
+		t.Fatal(err)
+	}
+	_ = unix.Close(fd)
+	if !outcome.Ended || outcome.Code != 0 {
+		t.Fatalf("outcome %+v", outcome)
+	}
+	b, err := os.ReadFile(log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want []string
+	for line := range strings.Lines(string(b)) {
+		m := straceLine.FindStringSubmatch(line)
+		if m == nil {
+			continue
+		}
+		name, args := m[1], m[2]
+		switch name {
+		case "openat":
+			f := strings.Split(args, ", ")
+			args = strings.Trim(f[1], `"`) + " " + f[2]
+		case "read":
+			args = args[:strings.Index(args, ",")] + args[strings.LastIndex(args, ","):]
+		}
+		want = append(want, fmt.Sprintf("%s(%s) = %s %s", name, args, m[3], m[4]))
+	}
+	var got []string
+	for _, ev := range c.calls() {
+		var args string
+		switch ev.Name {
+		case "openat":
+			args = string(ev.Path) + " " + ev.Flags
+		case "read":
+			args = fmt.Sprintf("%d, %d", ev.FD.Val, ev.Count.Val)
+		case "close":
+			args = fmt.Sprint(ev.FD.Val)
+		default:
+			continue
+		}
+		got = append(got, fmt.Sprintf("%s(%s) = %d %s", ev.Name, args, ev.Ret.Val, ev.Errno))
+	}
+	if len(want) < 100 {
+		t.Fatalf("strace saw only %d calls", len(want))
+	}
+	for i := range min(len(want), len(got)) {
+		// strace shortens names to -s bytes only for data, not for paths.
+		if got[i] != want[i] {
+			t.Fatalf("call %d of %d:\n got %s\nwant %s", i, len(want), got[i], want[i])
+		}
+	}
+	if len(got) != len(want) {
+		t.Errorf("%d calls, strace saw %d", len(got), len(want))
+	}
+}
+
+func TestExitCodeAndSignal(t *testing.T) {
+	var c collector
+	if out := traceCommand(t, &c, "sh", "-c", "exit 7"); !out.Ended || out.Code != 7 {
+		t.Errorf("outcome %+v, want exit code 7", out)
+	}
+	if end, ok := c.last().(*event.End); !ok || !end.Exit.Is(7) || end.Reason != "exited" {
+		t.Errorf("last event %+v", c.last())
+	}
+	var k collector
+	if out := traceCommand(t, &k, "sh", "-c", "kill -TERM $$"); out.Signal != unix.SIGTERM {
+		t.Errorf("outcome %+v, want SIGTERM", out)
+	}
+	if end, ok := k.last().(*event.End); !ok || end.Signal != "SIGTERM" || end.Reason != "killed" {
+		t.Errorf("last event %+v", k.last())
+	}
+}
+
+const storm = `
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+static volatile sig_atomic_t signals;
+static void on(int s) { (void)s; signals++; }
+static void *work(void *arg) {
+	char buf[64];
+	int fd = open("/dev/zero", O_RDONLY);
+	if (read(fd, buf, sizeof buf) != sizeof buf) exit(9);
+	close(fd);
+	pthread_kill(*(pthread_t *)arg, SIGUSR1);
+	return 0;
+}
+static char *self;
+static void *exec_again(void *arg) {
+	char left[16];
+	snprintf(left, sizeof left, "%d", *(int *)arg - 1);
+	execl(self, self, left, (char *)0);
+	return 0;
+}
+int main(int argc, char **argv) {
+	self = argv[0];
+	int left = argc > 1 ? atoi(argv[1]) : 3;
+	struct sigaction sa = { .sa_handler = on, .sa_flags = SA_RESTART };
+	sigaction(SIGUSR1, &sa, 0);
+	pthread_t me = pthread_self();
+	for (int i = 0; i < 200; i++) {
+		pthread_t t[4];
+		for (int j = 0; j < 4; j++) if (pthread_create(&t[j], 0, work, &me)) return 8;
+		for (int j = 0; j < 4; j++) pthread_join(t[j], 0);
+		if (i % 40 == 0) {
+			pid_t p = i % 80 ? vfork() : fork();
+			if (!p) _exit(5);
+			int st;
+			waitpid(p, &st, 0);
+			if (WEXITSTATUS(st) != 5) return 7;
+		}
+	}
+	if (!signals) return 6;
+	if (left) {
+		pthread_t t;
+		pthread_create(&t, 0, exec_again, &left);
+		pthread_join(t, 0);
+		return 4;
+	}
+	printf("done\n");
+	return 42;
+}`
+
+// Threads that start and end all the time, signals, forks, and execs from a
+// thread that is not the leader: the program comes to its right end, and every
+// open that it made is there.
+func TestStorm(t *testing.T) {
+	bin := compile(t, storm)
+	var c collector
+	out := traceCommand(t, &c, bin)
+	if !out.Ended || out.Code != 42 {
+		t.Fatalf("outcome %+v, want exit code 42", out)
+	}
+	opens, execs := 0, 0
+	for _, ev := range c.calls() {
+		if ev.Name == "openat" && ev.Path == "/dev/zero" {
+			opens++
+			if ev.Target == nil || ev.Target.Kind != event.CharDev {
+				t.Fatalf("open of /dev/zero: target %+v", ev.Target)
+			}
+		}
+		if ev.Name == "execve" && ev.Errno == "" && !ev.Unfinished {
+			execs++
+		}
+	}
+	if want := 4 * 200 * 4; opens != want {
+		t.Errorf("%d opens, want %d", opens, want)
+	}
+	if execs != 3 {
+		t.Errorf("%d execs, want 3", execs)
+	}
+}
+
+// A thousand attach and detach cycles do not disturb the program.
+func TestAttachDetachCycles(t *testing.T) {
+	cycles := 1000
+	if testing.Short() {
+		cycles = 50
+	}
+	bin := compile(t, `
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <unistd.h>
+static void *waits(void *arg) {
+	(void)arg;
+	int e = epoll_create1(0);
+	struct epoll_event ev;
+	for (;;) if (epoll_wait(e, &ev, 1, 20) < 0) { printf("epoll_wait: %s\n", strerror(errno)); fflush(stdout); _exit(3); }
+}
+int main(void) {
+	pthread_t t;
+	pthread_create(&t, 0, waits, 0);
+	char c, buf[100];
+	fcntl(0, F_SETFL, O_NONBLOCK);
+	printf("ready\n"); fflush(stdout);
+	for (long n = 0;; n++) {
+		int fd = open("/dev/zero", O_RDONLY);
+		if (fd < 0 || read(fd, buf, 100) != 100) { printf("bad read: %s\n", strerror(errno)); return 2; }
+		close(fd);
+		if (read(0, &c, 1) == 1) { printf("right end\n"); return 0; }
+	}
+}`)
+	cmd := exec.Command(bin)
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	outPipe, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	out := bufio.NewReader(outPipe)
+	if line, err := out.ReadString('\n'); err != nil || line != "ready\n" {
+		t.Fatalf("%q %v", line, err)
+	}
+	seen := 0
+	for i := range cycles {
+		var c collector
+		ctx, cancel := context.WithCancel(t.Context())
+		calls := 0
+		c.on = func(ev event.Event) {
+			if ev.Type() == "syscall" {
+				if calls++; calls > 5 {
+					cancel()
+				}
+			}
+		}
+		_, err := Trace(ctx, TraceOptions{View: procview.New("/proc"), PID: event.PID(cmd.Process.Pid), Emit: c.emit})
+		cancel()
+		if err != nil {
+			t.Fatalf("cycle %d: %v", i, err)
+		}
+		seen += len(c.calls())
+	}
+	if seen < 5*cycles {
+		t.Errorf("%d calls seen in %d cycles", seen, cycles)
+	}
+	if _, err := in.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	rest, err := io.ReadAll(out)
+	if err != nil || string(rest) != "right end\n" {
+		t.Errorf("the program said %q, %v", rest, err)
+	}
+}
+
+// A call that was going on at the attach, and still is at the end, is shown
+// once, as unfinished, and is still the same call afterwards.
+func TestUnfinished(t *testing.T) {
+	bin := compile(t, `
+#include <stdio.h>
+#include <unistd.h>
+int main(void) {
+	int p[2];
+	char c;
+	if (pipe(p)) return 1;
+	printf("%d\n", p[0]); fflush(stdout);
+	return read(p[0], &c, 1) == 1;
+}`)
+	cmd, out := start(t, bin)
+	line, _ := out.ReadString('\n')
+	fd := event.FD(0)
+	if _, err := fmt.Sscan(line, &fd); err != nil {
+		t.Fatal(err)
+	}
+	syscallFile := fmt.Sprintf("/proc/%d/syscall", cmd.Process.Pid)
+	waitFor(t, func() bool { b, _ := os.ReadFile(syscallFile); return strings.HasPrefix(string(b), "0 ") })
+	before, _ := os.ReadFile(syscallFile)
+	var c collector
+	if _, err := attachFor(t, &c, cmd.Process.Pid, 50*time.Millisecond); err != nil {
+		t.Fatal(err)
+	}
+	calls := c.calls()
+	if len(calls) != 1 {
+		t.Fatalf("%d calls: %+v", len(calls), calls)
+	}
+	ev := calls[0]
+	if ev.Name != "read" || !ev.Unfinished || !ev.FD.Is(fd) || !ev.Count.Is(1) || ev.Ret.Known || ev.Target == nil || ev.Target.Kind != event.Pipe {
+		t.Errorf("got %+v", ev)
+	}
+	if !slices.ContainsFunc(c.events, func(e event.Event) bool {
+		b, ok := e.(*event.Blocked)
+		return ok && b.Syscall == "read" && b.FD.Is(fd) && len(b.Holders) == 2
+	}) {
+		t.Error("no blocked event with both holders of the pipe")
+	}
+	waitFor(t, func() bool { b, _ := os.ReadFile(syscallFile); return string(b) == string(before) })
+	if b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", cmd.Process.Pid)); !strings.Contains(string(b), "TracerPid:\t0\n") {
+		t.Errorf("still traced:\n%s", b)
+	}
+}
+
+func waitFor(t *testing.T, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("it did not come about in 10 s")
+		}
+	}
+}
+
+// A read that was going on at the attach and then ends gives its result in a
+// second event; stop and continue work meanwhile; children are not followed.
+func TestResumedAndGroupStop(t *testing.T) {
+	bin := compile(t, `
+#include <stdio.h>
+#include <sys/wait.h>
+#include <unistd.h>
+int main(void) {
+	char c;
+	printf("ready\n"); fflush(stdout);
+	if (read(0, &c, 1) != 1) return 2;
+	pid_t p = fork();
+	if (!p) { char b[200]; FILE *f = fopen("/proc/self/status", "r"); while (fgets(b, sizeof b, f)) fputs(b, stdout); fflush(stdout); _exit(0); }
+	int st;
+	waitpid(p, &st, 0);
+	return 33;
+}`)
+	cmd := exec.Command(bin)
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var stdout strings.Builder
+	cmd.Stdout = &stdout
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	pid := cmd.Process.Pid
+	waitFor(t, func() bool {
+		b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/syscall", pid))
+		return strings.HasPrefix(string(b), "0 0x0 ")
+	})
+	var c collector
+	state := func() string {
+		s, _ := procview.New("/proc").State(event.PID(pid), event.TID(pid))
+		return s
+	}
+	go func() {
+		waitFor(t, func() bool { return len(c.calls()) > 0 })
+		_ = unix.Kill(pid, unix.SIGSTOP)
+		waitFor(t, func() bool { return state() == "t" || state() == "T" })
+		time.Sleep(20 * time.Millisecond)
+		_ = unix.Kill(pid, unix.SIGCONT)
+		_, _ = in.Write([]byte("x"))
+	}()
+	out, err := Trace(t.Context(), TraceOptions{View: procview.New("/proc"), PID: event.PID(pid), Emit: c.emit})
+	if err != nil || !out.Ended {
+		t.Fatalf("outcome %+v, %v", out, err)
+	}
+	_ = cmd.Wait()
+	if !strings.Contains(stdout.String(), "TracerPid:\t0\n") {
+		t.Errorf("the child was traced:\n%s", stdout.String())
+	}
+	var reads []*event.Syscall
+	for _, ev := range c.calls() {
+		if ev.Name == "read" && ev.FD.Is(0) {
+			reads = append(reads, ev)
+		}
+	}
+	// The SIGSTOP interrupts the read, and the kernel makes it again.
+	if len(reads) != 3 || !reads[0].Unfinished || !reads[1].Resumed || reads[1].Errno != "ERESTARTSYS" || !reads[2].Ret.Is(1) {
+		for _, r := range reads {
+			t.Logf("%+v", r)
+		}
+		t.Error("want an unfinished read, and then the same with its result")
+	}
+}
+
+// Each way to end a trace leaves the program running and untraced.
+func TestEmitErrorAndCancel(t *testing.T) {
+	for _, how := range []string{"emit", "cancel"} {
+		t.Run(how, func(t *testing.T) {
+			cmd, _ := start(t, "sleep", "60")
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			fail := fmt.Errorf("disk full")
+			go func() { time.Sleep(30 * time.Millisecond); cancel() }()
+			_, err := Trace(ctx, TraceOptions{View: procview.New("/proc"), PID: event.PID(cmd.Process.Pid), Emit: func(ev event.Event) error {
+				if how == "emit" && ev.Type() == "fd" {
+					return fail
+				}
+				return nil
+			}})
+			if (how == "emit") != (err != nil) {
+				t.Errorf("error %v", err)
+			}
+			tracer, err := procview.New("/proc").TracerOf(event.PID(cmd.Process.Pid))
+			if err != nil || tracer != 0 {
+				t.Errorf("traced by %d, %v", tracer, err)
+			}
+		})
+	}
+}
