@@ -196,7 +196,10 @@ func (a *Analyzer) effect(s *suspect) (Effect, Confidence) {
 		return a.effectOfRead(s)
 	}
 	o := s.open
-	if o == nil {
+	switch {
+	case o == nil && s.fd.Known:
+		return expected(s.opened), Likely
+	case o == nil:
 		return expected(s.opened), Possible
 	}
 	switch {

@@ -130,11 +130,11 @@ func (a *Analyzer) signals(b *event.Blocked) event.Text {
 	}
 	switch sigint {
 	case "caught":
-		also := ""
+		catches := who + " catches SIGINT"
 		if len(parts) > 0 {
-			also = "even sent to it directly, "
+			catches = "sent to it directly it would not help either, since " + who + " catches it"
 		}
-		parts = append(parts, fmt.Sprintf("%sSIGINT does not help: %s catches it, so that its handler runs, and then the kernel starts the same read again", also, who))
+		parts = append(parts, catches+": its handler runs, and then the kernel starts the same read again")
 	case "ignored":
 		parts = append(parts, who+" ignores SIGINT")
 	case "blocked":

@@ -141,7 +141,11 @@ func (g *guard) Begin(t *ptrace.Thread, in *ptrace.Call) {
 	if s == nil {
 		return
 	}
-	s.repair(g, t)
+	s.repair(g, t, in)
+	if c := g.callOf(t); s.Done && c.active {
+		target := g.view.Target(t.PID, s.FD)
+		c.ev.Target = &target // what the read that goes on reads from now
+	}
 	delete(g.stuck, t.TID)
 	if len(g.stuck) == 0 {
 		g.repaired()

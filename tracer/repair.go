@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"whosefd/tracer/decode"
 	"whosefd/tracer/event"
 	"whosefd/tracer/inject"
 	"whosefd/tracer/ptrace"
@@ -17,9 +18,11 @@ import (
 // and what is to be put behind that descriptor.
 type Stuck struct {
 	TID event.TID
-	// Syscall and FD are the call that it is blocked in.
-	Syscall string
-	FD      event.FD
+	// FD is the descriptor that it reads from, by whatever call.
+	FD event.FD
+	// Release: the read is only to end; what is put behind the descriptor is
+	// an empty file.
+	Release bool
 	// Wrong is what the descriptor leads to now, and Path, opened in the
 	// debugger, must lead to Right; else nothing is done. A Right that is not
 	// identified only has to be of its kind: /dev/null, to release the read.
@@ -32,31 +35,27 @@ type Stuck struct {
 	Err  error
 	// Changed is for how long the thread's registers were not its own.
 	Changed time.Duration
-	stage   string
 }
 
 // repair replaces the descriptor; the thread was just stopped, and goes on by
 // the loop.
-func (s *Stuck) repair(g *guard, t *ptrace.Thread) {
-	if s.Done || s.Err != nil {
-		return
-	}
-	if err := s.replace(g, t); err != nil {
-		s.Err = err
-		return
-	}
-	s.Done = true
+func (s *Stuck) repair(g *guard, t *ptrace.Thread, in *ptrace.Call) {
+	s.Err = s.replace(g, t, in)
+	s.Done = s.Err == nil
 }
 
-func (s *Stuck) replace(g *guard, t *ptrace.Thread) (err error) {
-	nr, ok := g.calls.Number(s.Syscall)
-	if !ok {
-		return fmt.Errorf("unknown system call %q", s.Syscall)
+func (s *Stuck) replace(g *guard, t *ptrace.Thread, in *ptrace.Call) (err error) {
+	if in == nil {
+		return fmt.Errorf("thread %d: %w", t.TID, inject.ErrNotInCall)
+	}
+	row, ok := g.calls.Call(in.Nr)
+	if !ok || row.Class != decode.ClassRead || event.FD(decode.Int32(in.Args[0])) != s.FD {
+		return fmt.Errorf("thread %d: %w", t.TID, inject.ErrNotInCall)
 	}
 	if now := g.view.Target(t.PID, s.FD); !now.Same(s.Wrong) {
 		return fmt.Errorf("fd %d of pid %d is no longer %s", s.FD, t.PID, s.Wrong.Link)
 	}
-	th, err := inject.Begin(g.m, t.TID, t.Deliver, ptrace.Call{Nr: nr, Args: [6]uint64{uint64(s.FD)}})
+	th, err := inject.Begin(g.m, t.TID, t.Deliver, *in)
 	if err != nil {
 		return err
 	}

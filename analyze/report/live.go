@@ -51,7 +51,7 @@ func markText(m analyze.Mark) string {
 	if m == (analyze.Mark{}) {
 		return ""
 	}
-	return fmt.Sprintf("<!> %s: %s", Clean(string(m.Rule)), Clean(string(m.Effect)))
+	return fmt.Sprintf("! %s: %s", Clean(string(m.Rule)), Clean(string(m.Effect)))
 }
 
 // operand is what a call works on, with its other arguments.

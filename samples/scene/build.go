@@ -36,12 +36,13 @@ var buildOnce = sync.OnceValues(func() (string, error) {
 
 // BuildDir builds the samples in dir. Any number of processes may do so at the
 // same time: one builds, the others wait and find the work done.
-func BuildDir(dir string) (err error) {
+func BuildDir(dir string) error {
 	samples, err := Folder()
 	if err != nil {
 		return err
 	}
-	if dir, err = filepath.Abs(dir); err != nil {
+	dir, err = filepath.Abs(dir)
+	if err != nil {
 		return fmt.Errorf("build the samples: %w", err)
 	}
 	// The lock is on the folder itself, so that no lock file lies about.

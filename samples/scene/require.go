@@ -1,6 +1,7 @@
 package scene
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -57,8 +58,10 @@ var tryPtrace = sync.OnceValue(func() (err error) {
 	}
 	defer func() {
 		in.Close()
-		// cat ends by itself, now that its input has; what it says is no
-		// matter here.
+		// Killed, since it may be stopped: where the attach met the end of its
+		// exec, both SIGSTOP and SIGTRAP were pending, and the second one comes
+		// after the detach. How it ends says nothing here.
+		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 	}()
 	if err := syscall.PtraceAttach(cmd.Process.Pid); err != nil {
@@ -67,7 +70,7 @@ var tryPtrace = sync.OnceValue(func() (err error) {
 	var status syscall.WaitStatus
 	for {
 		_, err := syscall.Wait4(cmd.Process.Pid, &status, syscall.WALL, nil)
-		if err == syscall.EINTR {
+		if errors.Is(err, syscall.EINTR) {
 			continue
 		}
 		if err != nil {

@@ -16,15 +16,21 @@ func interruptedCall(_ event.TID, regs *unix.PtraceRegs) (call *Call, hidden boo
 	}
 	const restartSys, restartNoHand, restartBlock = 512, 514, 516
 	switch code := -int64(regs.Rax); {
+	case code == restartBlock && regs.Orig_rax == unix.SYS_POLL && int32(regs.Rdx) < 0:
+		// It would go on as restart_syscall(2), which exists to count a
+		// time-out; without one, the call itself can be made again.
+		regs.Rax, hidden = negative(restartNoHand), true
 	case code >= restartSys && code <= restartNoHand, code == restartBlock:
 	case code == int64(unix.EINTR) && alwaysEINTR[regs.Orig_rax]:
-		regs.Rax = ^uint64(restartNoHand) + 1
-		hidden = true
+		regs.Rax, hidden = negative(restartNoHand), true
 	default:
 		return nil, false
 	}
 	return &Call{Nr: regs.Orig_rax, Args: [6]uint64{regs.Rdi, regs.Rsi, regs.Rdx, regs.R10, regs.R8, regs.R9}}, hidden
 }
+
+// negative is what a register holds for -v.
+func negative(v uint64) uint64 { return ^v + 1 }
 
 // alwaysEINTR are the calls that end with EINTR even if no handler ran:
 // signal(7), "Interruption of system calls and library functions by stop signals".

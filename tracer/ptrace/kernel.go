@@ -53,13 +53,17 @@ func (Linux) Interrupt(tid event.TID) error {
 
 // Wait implements [Kernel]. __WNOTHREAD keeps it from the children that other
 // parts of the program started.
-func (Linux) Wait(block bool) (event.TID, unix.WaitStatus, error) {
+func (Linux) Wait(tid event.TID, block bool) (event.TID, unix.WaitStatus, error) {
+	which := -1
+	if tid != 0 {
+		which = int(tid)
+	}
 	options := unix.WALL | unix.WNOTHREAD
 	if !block {
 		options |= unix.WNOHANG
 	}
 	var ws unix.WaitStatus
-	pid, err := unix.Wait4(-1, &ws, options, nil)
+	pid, err := unix.Wait4(which, &ws, options, nil)
 	return event.TID(pid), ws, err
 }
 

@@ -181,7 +181,7 @@ func (l *Loop) run() error {
 		if l.stopped.Load() {
 			return nil
 		}
-		tid, ws, err := l.Kernel.Wait(true)
+		tid, ws, err := l.Kernel.Wait(0, true)
 		switch {
 		case errors.Is(err, unix.EINTR):
 			continue
@@ -426,7 +426,7 @@ func (l *Loop) pollWith(done func() bool, within time.Duration, handle func(even
 	}
 	pause := 20 * time.Microsecond
 	for waited := time.Duration(0); !done() && waited < within; {
-		tid, ws, err := l.Kernel.Wait(false)
+		tid, ws, err := l.Kernel.Wait(0, false)
 		switch {
 		case errors.Is(err, unix.EINTR):
 		case errors.Is(err, unix.ECHILD):

@@ -42,12 +42,15 @@ func Peek(k Kernel, tid event.TID, within time.Duration, look func() error) (tim
 	return took, errors.Join(lookErr, err)
 }
 
-// AwaitStop waits for the thread's next stop, busily at first, since an
-// interrupted thread mostly stops within microseconds.
+// spin is for how long a stop is waited for busily: a thread that is interrupted,
+// or makes a call that does not block, mostly stops within microseconds, and
+// the wake-up from a sleep takes longer than that.
+const spin = 500 * time.Microsecond
+
+// AwaitStop waits for a thread's next stop. Other tracees are not waited for.
 func AwaitStop(k Kernel, tid event.TID, within time.Duration) (Stop, error) {
-	deadline := time.Now().Add(within)
-	for spins := 0; ; spins++ {
-		got, ws, err := k.Wait(false)
+	for began := time.Now(); ; {
+		got, ws, err := k.Wait(tid, false)
 		switch {
 		case errors.Is(err, unix.EINTR):
 			continue
@@ -61,17 +64,12 @@ func AwaitStop(k Kernel, tid event.TID, within time.Duration) (Stop, error) {
 				return s, fmt.Errorf("thread %d ended: %w", tid, unix.ESRCH)
 			}
 			return s, nil
-		case got != 0:
-			// A thread that the seized one has just made.
-			if err := gone(k.Detach(got, passOn(Classify(ws)))); err != nil {
-				return Stop{}, fmt.Errorf("detach from thread %d: %w", got, err)
-			}
-			continue
 		}
-		if time.Now().After(deadline) {
+		waited := time.Since(began)
+		if waited > within {
 			return Stop{}, fmt.Errorf("thread %d: %w within %v", tid, ErrNoStop, within)
 		}
-		if spins > 20 {
+		if waited > spin {
 			time.Sleep(50 * time.Microsecond)
 		}
 	}

@@ -132,10 +132,10 @@ type Kernel interface {
 	Seize(tid event.TID, options uintptr) error
 	// Interrupt makes a seized thread stop soon.
 	Interrupt(tid event.TID) error
-	// Wait gives the next status change of any tracee of this thread. With
-	// block false it returns thread id 0 if there is none. EINTR says that a
-	// signal woke it; ECHILD that there are no tracees.
-	Wait(block bool) (event.TID, unix.WaitStatus, error)
+	// Wait gives the next status change of a tracee, or of any tracee of this
+	// thread if tid is 0. With block false it returns thread id 0 if there is
+	// none. EINTR says that a signal woke it; ECHILD that there is no tracee.
+	Wait(tid event.TID, block bool) (event.TID, unix.WaitStatus, error)
 	// SyscallInfo fills info for a thread in a syscall stop.
 	SyscallInfo(tid event.TID, info *SyscallInfo) error
 	// Interrupted gives the call that a stopped thread was in when an

@@ -1,0 +1,114 @@
+package analyze
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"testing"
+
+	"whosefd/tracer/event"
+)
+
+func kinds(p *Plan) string {
+	if p == nil {
+		return ""
+	}
+	var k []StepKind
+	for _, s := range p.Steps {
+		k = append(k, s.Kind)
+	}
+	return fmt.Sprint(k)
+}
+
+const wholeRepair = "[attach open replace close resume guard]"
+
+func TestPlanRepair(t *testing.T) {
+	all := scenes()
+	for _, tc := range []struct {
+		scene           string
+		repair, release string // the steps
+		refused         error
+	}{
+		{"hang", wholeRepair, "[attach open replace close resume detach]", nil},
+		{"closed", wholeRepair, "[attach open replace close resume detach]", nil},
+		{"thread", wholeRepair, "[attach open replace close resume detach]", nil},
+		{"unseen", wholeRepair, "[attach open replace close resume detach]", nil}, // who else writes does not matter
+		{"stolen-input", wholeRepair, "[attach open replace close resume detach]", nil},
+		{"trace-hang-closing", wholeRepair, "[attach open replace close resume detach]", nil},
+		{"closed-unreachable", "", "[attach open replace close resume detach]", ErrUnreachable},
+		{"two-inferiors", "", "", ErrNotProved},
+		{"two-names-no-stack", "", "", ErrNotProved},
+		{"no-list", "", "", ErrNotProved},
+		{"trace-counterpart", "", "", ErrNotProved},
+		{"prompt", "", "", ErrHealthy},
+		{"risk", "", "", ErrHealthy},
+		{"own-read", "", "", ErrHealthy},
+		{"wrong-file", "", "", ErrHealthy},
+		{"error", "", "", ErrHealthy},
+		{"empty", "", "", ErrHealthy},
+	} {
+		d := analyzed(all[tc.scene]).Diagnosis()
+		p, err := PlanRepair(d)
+		if kinds(p) != tc.repair || !errors.Is(err, tc.refused) {
+			t.Errorf("%s: repair %s, %v", tc.scene, kinds(p), err)
+		}
+		p, err = PlanRelease(d)
+		if kinds(p) != tc.release || (err == nil) != (tc.release != "") {
+			t.Errorf("%s: release %s, %v", tc.scene, kinds(p), err)
+		}
+	}
+}
+
+func TestPlanIsData(t *testing.T) {
+	p, err := PlanRepair(analyzed(hung()).Diagnosis())
+	if err != nil {
+		t.Fatal(err)
+	}
+	open, replace, guard := p.Steps[1], p.Steps[2], p.Steps[5]
+	if open.Path != "/proc/2162/fd/4" || open.Flags != "O_RDONLY|O_CLOEXEC" || !open.Expect.Same(memfd) || open.TID != gdbPID {
+		t.Errorf("%+v", open)
+	}
+	if !replace.FD.Is(16) || !replace.Replaces.Same(ownPipe) || !replace.KeepCloexec {
+		t.Errorf("%+v", replace)
+	}
+	if guard.Name != "/proc/self/fd/4" || !guard.Expect.Same(memfd) {
+		t.Errorf("%+v", guard)
+	}
+	for _, s := range p.Steps {
+		if s.Text == "" || s.PID != gdbPID {
+			t.Errorf("%+v", s)
+		}
+	}
+	got, err := json.MarshalIndent(p, "", "  ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "plan.json", append(got, '\n'))
+}
+
+// Two threads that hang on two libraries are repaired by one plan.
+func TestPlanForTwoThreads(t *testing.T) {
+	other := event.Target{Kind: event.Pipe, Link: "pipe:[5000]", Dev: 15, Ino: 5000}
+	b := read16()
+	b.TID, b.FD, b.Target = 2165, event.Some[event.FD](17), &other
+	b.Holders = []event.Holder{{PID: gdbPID, FD: 6, Access: "w"}}
+	s := hung().with(b, fd(gdbPID, 5, "r", other), fd(gdbPID, 6, "w", other), fd(gdbPID, 17, "r", other),
+		library(infPID, 6, "/proc/self/fd/5", memfd2, other, memfd2, "/proc/2162/fd/5"))
+	// The descriptors of the first listing are still there: no new look began.
+	s = s.with(gdbFDs(fd(gdbPID, 16, "r", ownPipe))...)
+	p, err := PlanRepair(analyzed(s).Diagnosis())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := "[attach open replace close resume attach open replace close resume guard guard]"; kinds(p) != want {
+		t.Errorf("%s, want %s", kinds(p), want)
+	}
+}
+
+func TestQuote(t *testing.T) {
+	for in, want := range map[string]string{"gdb": "gdb", "": "''", "a b": "'a b'", "it's": `'it'\''s'`, "$(x)": "'$(x)'", "./a-b_c=1": "./a-b_c=1"} {
+		if got := quote(in); got != want {
+			t.Errorf("%q: %s, want %s", in, got, want)
+		}
+	}
+}

@@ -1,0 +1,159 @@
+package report
+
+import (
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+
+	"whosefd/analyze"
+	"whosefd/tracer/event"
+)
+
+// Tables writes all tables of a recording: the calls, the summary by call, and
+// the descriptors.
+func Tables(w io.Writer, t *analyze.Tables, f Format, st Style) error {
+	if f == FormatJSON {
+		return writeJSON(w, jsonTables(t))
+	}
+	for i, write := range []func(io.Writer, *analyze.Tables, Format, Style) error{Calls, Summary, Descriptors} {
+		if i > 0 {
+			if _, err := io.WriteString(w, "\n"); err != nil {
+				return err
+			}
+		}
+		if err := write(w, t, f, st); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// tablesJSON are the tables as JSON.
+type tablesJSON struct {
+	Calls       []callJSON           `json:"calls"`
+	CallsCut    int64                `json:"calls_cut,omitempty"` // older ones that were not kept
+	Summary     []analyze.SummaryRow `json:"summary"`
+	Descriptors []analyze.FDRow      `json:"descriptors"`
+}
+
+// callJSON is a call as recordings have it, with its mark.
+type callJSON struct {
+	event.Syscall
+	Rule   analyze.Rule   `json:"rule,omitempty"`
+	Effect analyze.Effect `json:"effect,omitempty"`
+}
+
+func jsonTables(t *analyze.Tables) tablesJSON {
+	rows, cut := t.Calls()
+	out := tablesJSON{Calls: make([]callJSON, len(rows)), CallsCut: cut, Summary: t.Summary(), Descriptors: t.Descriptors()}
+	for i, r := range rows {
+		out.Calls[i] = callJSON{r.Call, r.Mark.Rule, r.Mark.Effect}
+	}
+	return out
+}
+
+// Calls writes the table of the calls, the latest that were kept.
+func Calls(w io.Writer, t *analyze.Tables, f Format, st Style) error {
+	rows, cut := t.Calls()
+	if f == FormatJSON {
+		return writeJSON(w, jsonTables(t).Calls)
+	}
+	tbl := &table{title: "Calls", cols: []column{
+		{name: "time", right: true}, {name: "thread", right: true, spare: 2}, {name: "call"}, {name: "on", flex: true},
+		{name: "result", flex: true}, {name: "duration", right: true, spare: 1}, {name: "mark"},
+	}}
+	for i := range rows {
+		c := callCells(&rows[i].Call, rows[i].Mark)
+		tbl.add(c.mark != "", c.time, strconv.Itoa(int(rows[i].Call.TID)), c.call, c.on, c.result, c.took, c.mark)
+	}
+	if cut > 0 {
+		tbl.notes = append(tbl.notes, fmt.Sprintf("%d earlier calls are not shown: the last %d are kept.", cut, analyze.MaxCallRows))
+	}
+	return tbl.write(w, f, st)
+}
+
+// Summary writes the summary by call.
+func Summary(w io.Writer, t *analyze.Tables, f Format, st Style) error {
+	rows := t.Summary()
+	if f == FormatJSON {
+		return writeJSON(w, rows)
+	}
+	tbl := &table{title: "Summary by call", cols: []column{
+		{name: "call"}, {name: "calls", right: true}, {name: "errors", right: true}, {name: "unfinished", right: true},
+		{name: "total", right: true}, {name: "max", right: true},
+	}}
+	for _, r := range rows {
+		tbl.add(false, Clean(r.Name), num(r.Calls), blankZero(r.Errors), blankZero(r.Unfinished), duration(r.TotalUS), duration(r.MaxUS))
+	}
+	return tbl.write(w, f, st)
+}
+
+// Descriptors writes the table by descriptor.
+func Descriptors(w io.Writer, t *analyze.Tables, f Format, st Style) error {
+	rows := t.Descriptors()
+	if f == FormatJSON {
+		return writeJSON(w, rows)
+	}
+	tbl := &table{title: "Descriptors", cols: []column{
+		{name: "fd", right: true}, {name: "target", flex: true}, {name: "made by", spare: 6}, {name: "name", flex: true},
+		{name: "opened", right: true, spare: 4}, {name: "closed", right: true, spare: 5}, {name: "reads", right: true, spare: 3},
+		{name: "bytes", right: true, spare: 2}, {name: "read time", right: true, spare: 1}, {name: "whose"}, {name: "mark"},
+	}}
+	for i := range rows {
+		r := &rows[i]
+		took := ""
+		if r.ReadUS > 0 {
+			took = duration(r.ReadUS)
+		}
+		if r.Waiting {
+			took = strings.TrimSpace(took + " …")
+		}
+		if r.Count > 0 {
+			tbl.add(false, "", fmt.Sprintf("%d older descriptors", r.Count), "", "", "", "", blankZero(r.Reads), blankZero(r.Bytes), took, "", "")
+			continue
+		}
+		mark := markText(analyze.Mark{Rule: r.Rule, Effect: r.Effect})
+		tbl.add(mark != "", strconv.Itoa(int(r.FD)), target(r.Target), Clean(r.Call), Clean(string(r.Name)), opened(r), closed(r),
+			blankZero(r.Reads), blankZero(r.Bytes), took, whose(r.Whose), mark)
+	}
+	return tbl.write(w, f, st)
+}
+
+func opened(r *analyze.FDRow) string {
+	if r.Opened.Known {
+		return r.Opened.Val.String()
+	}
+	return "before"
+}
+
+func closed(r *analyze.FDRow) string {
+	switch {
+	case r.Closed.Known:
+		return r.Closed.Val.String()
+	case r.Gone:
+		return "unseen"
+	}
+	return ""
+}
+
+func whose(o analyze.Whose) string {
+	switch o {
+	case analyze.WhoseDebugger:
+		return "debugger"
+	case analyze.WhoseInferior:
+		return "inferior"
+	case analyze.WhoseBoth:
+		return "both"
+	}
+	return ""
+}
+
+func num(n int64) string { return strconv.FormatInt(n, 10) }
+
+func blankZero(n int64) string {
+	if n == 0 {
+		return ""
+	}
+	return num(n)
+}

@@ -1,0 +1,247 @@
+package analyze
+
+import (
+	"fmt"
+	"runtime"
+	"testing"
+
+	"whosefd/tracer/event"
+)
+
+func tabled(f Filter, evs ...event.Event) *Tables {
+	a, t := New(), NewTables(f)
+	for _, ev := range evs {
+		t.Add(ev, a.Add(ev))
+	}
+	return t
+}
+
+func resumed(c *event.Syscall, ret, us int64) *event.Syscall {
+	c.Unfinished, c.Resumed, c.Ret, c.DurUS = false, true, event.Some(ret), event.Some(us)
+	return c
+}
+
+func closeFD(t event.Micros, n event.FD, target event.Target) *event.Syscall {
+	c := call(t, "close")
+	c.FD, c.Ret, c.DurUS, c.Target = event.Some(n), event.Some[int64](0), event.Some[int64](1), &target
+	return c
+}
+
+func TestResumedIsNotCountedTwice(t *testing.T) {
+	tables := tabled(Filter{}, gdbSession("trace"), readFrom(100, 16, ownPipe, stuck), resumed(readFrom(100, 16, ownPipe, 0), 12, 5000))
+	want := SummaryRow{Name: "read", Calls: 1, TotalUS: 5000, MaxUS: 5000}
+	if got := tables.Summary(); len(got) != 1 || got[0] != want {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+	fds := tables.Descriptors()
+	if len(fds) != 1 || fds[0].Reads != 1 || fds[0].Bytes != 12 || fds[0].Waiting || fds[0].ReadUS != 5000 {
+		t.Errorf("%+v", fds)
+	}
+	if rows, _ := tables.Calls(); len(rows) != 2 {
+		t.Errorf("%d rows: both halves are shown", len(rows))
+	}
+}
+
+func TestDescriptorLife(t *testing.T) {
+	second := openAt(3000, "/lib/other.so", 16, &otherLib)
+	dup := call(4000, "dup3")
+	dup.FD, dup.NewFD, dup.Ret, dup.Target = event.Some[event.FD](16), event.Some[event.FD](20), event.Some[int64](20), &otherLib
+	tables := tabled(Filter{}, gdbSession("trace"), fd(gdbPID, 3, "r", ownPipe), fd(infPID, 0, "rw", libc),
+		openAt(1000, "/lib/libc.so", 16, &libc), readFrom(1500, 16, libc, 100), readFrom(1600, 16, libc, 50), closeFD(2000, 16, libc),
+		second, dup, readFrom(5000, 3, ownPipe, stuck), &event.End{T: 9000, Reason: "duration"})
+	type row struct {
+		fd            event.FD
+		name          event.Text
+		opened        event.Micros
+		closed        event.Micros
+		reads, bytes  int64
+		readUS        int64
+		waiting, gone bool
+		whose         Whose
+	}
+	want := []row{
+		{3, "", -1, -1, 1, 0, 4000, true, false, WhoseDebugger},
+		{16, "/lib/libc.so", 1015, 2001, 2, 150, 14, false, false, WhoseInferior},
+		{16, "/lib/other.so", 3015, -1, 0, 0, 0, false, false, WhoseDebugger},
+		{20, "/lib/other.so", 4000, -1, 0, 0, 0, false, false, WhoseDebugger},
+	}
+	got := tables.Descriptors()
+	if len(got) != len(want) {
+		t.Fatalf("%d rows: %+v", len(got), got)
+	}
+	for i, r := range got {
+		g := row{r.FD, r.Name, r.Opened.Or(-1), r.Closed.Or(-1), r.Reads, r.Bytes, r.ReadUS, r.Waiting, r.Gone, r.Whose}
+		if g != want[i] {
+			t.Errorf("row %d:\n got %+v\nwant %+v", i, g, want[i])
+		}
+	}
+}
+
+// A new listing at the end of a trace tells what was closed unseen.
+func TestDescriptorGoneUnseen(t *testing.T) {
+	tables := tabled(Filter{}, gdbSession("trace"), fd(gdbPID, 3, "r", ownPipe), fd(gdbPID, 4, "w", ownPipe), fd(gdbPID, 5, "r", libc),
+		poll("poll"), fd(gdbPID, 3, "r", ownPipe), fd(gdbPID, 5, "r", otherLib))
+	var got []string
+	for _, r := range tables.Descriptors() {
+		got = append(got, fmt.Sprintf("%d %s %v", r.FD, r.Target.Link, r.Gone))
+	}
+	want := "[3 pipe:[4798] false 4 pipe:[4798] true 5 /usr/lib/libc.so.6 true 5 /usr/lib/ld.so false]"
+	if fmt.Sprint(got) != want {
+		t.Errorf("%v, want %s", got, want)
+	}
+}
+
+func TestFilter(t *testing.T) {
+	marked := Mark{RuleSelfFD, Hang}
+	open := openAt(1, "/proc/self/fd/4", 16, &ownPipe)
+	read := readFrom(2, 16, ownPipe, 3)
+	read.TID = 7
+	for _, tc := range []struct {
+		f          Filter
+		open, read bool
+	}{
+		{Filter{}, true, true},
+		{Filter{Calls: []string{"read", "pread64"}}, false, true},
+		{Filter{Paths: []string{"self/fd"}}, true, false},
+		{Filter{Paths: []string{"pipe:"}}, true, true},
+		{Filter{Paths: []string{"/proc/*/fd/?"}}, true, false},
+		{Filter{Paths: []string{"/proc/*"}}, false, false}, // a glob is the whole name
+		{Filter{Paths: []string{"["}}, true, true},         // no glob: a part of pipe:[4798]
+		{Filter{FDs: []event.FD{16}}, true, true},
+		{Filter{FDs: []event.FD{4}}, false, false},
+		{Filter{TIDs: []event.TID{7}}, false, true},
+		{Filter{Findings: true}, true, false},
+		{Filter{Calls: []string{"openat"}, TIDs: []event.TID{7}}, false, false},
+	} {
+		if o, r := tc.f.Match(open, marked), tc.f.Match(read, Mark{}); o != tc.open || r != tc.read {
+			t.Errorf("%+v: %v, %v", tc.f, o, r)
+		}
+	}
+	tables := tabled(Filter{Findings: true}, scenes()["trace-hang"]...)
+	if rows, _ := tables.Calls(); len(rows) != 2 {
+		t.Errorf("findings only: %d rows", len(rows))
+	}
+	if fds := tables.Descriptors(); len(fds) != 1 || fds[0].Name != "/proc/self/fd/4" || !fds[0].Waiting {
+		t.Errorf("findings only: %+v", fds)
+	}
+}
+
+func TestMarks(t *testing.T) {
+	a := New()
+	var got []string
+	for _, ev := range scenes()["trace-hang"] {
+		if m := a.Add(ev); m != (Mark{}) {
+			got = append(got, fmt.Sprintf("%s: %s %s", ev.(*event.Syscall).Name, m.Rule, m.Effect))
+		}
+	}
+	if want := "[openat: self-fd hang read: self-fd hang]"; fmt.Sprint(got) != want {
+		t.Errorf("%v, want %s", got, want)
+	}
+	for _, quiet := range []string{"trace-derived", "trace-own-self", "trace-guarded"} {
+		a := New()
+		for _, ev := range scenes()[quiet] {
+			if m := a.Add(ev); m != (Mark{}) {
+				t.Errorf("%s: %+v has mark %+v", quiet, ev, m)
+			}
+		}
+	}
+}
+
+// churn feeds n calls that open, read and close files under ever new names.
+func churn(a *Analyzer, t *Tables, from, n int) {
+	for i := from; i < from+n; i++ {
+		now := event.Micros(i * 100)
+		file := event.Target{Kind: event.Regular, Link: event.Text(fmt.Sprintf("/tmp/f%d", i)), Dev: 1, Ino: uint64(i + 1)}
+		name := file.Link
+		if i%3 == 0 {
+			name = event.Text(fmt.Sprintf("/proc/self/fd/%d", i))
+		}
+		number := event.FD(20 + i%5000)
+		open := openAt(now, name, int64(number), &file)
+		open.TID = event.TID(i % 100_000)
+		for _, ev := range []*event.Syscall{means(open, infPID, 4, memfd), readFrom(now+10, number, file, 10), closeFD(now+20, number, file)} {
+			if i%7 == 0 && ev.Name == "close" {
+				continue
+			}
+			t.Add(ev, a.Add(ev))
+		}
+		unended := readFrom(now+30, number, file, stuck)
+		unended.TID = event.TID(i)
+		t.Add(unended, a.Add(unended))
+		lost := &event.Lost{Reason: fmt.Sprintf("reason %d", i)}
+		t.Add(lost, a.Add(lost))
+		lm := library(infPID, i, name, file, file, file)
+		t.Add(lm, a.Add(lm))
+	}
+}
+
+func TestMemoryIsBounded(t *testing.T) {
+	heap := func() uint64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	a, tables := New(), NewTables(Filter{})
+	churn(a, tables, 0, 60_000)
+	before := heap()
+	churn(a, tables, 60_000, 120_000)
+	after := heap()
+	if after > before+before/5+1<<20 {
+		t.Errorf("after 3 times as many calls: %d bytes, before %d", after, before)
+	}
+	d := a.Diagnosis()
+	if len(d.Missing) == 0 {
+		t.Error("facts were dropped, and the diagnosis does not say so")
+	}
+	if len(d.Findings) > maxFindings {
+		t.Errorf("%d findings", len(d.Findings))
+	}
+	if rows, cut := tables.Calls(); len(rows) != MaxCallRows || cut == 0 {
+		t.Errorf("%d rows, %d cut", len(rows), cut)
+	}
+	if last := tables.Descriptors(); last[len(last)-1].Count == 0 {
+		t.Error("closed descriptors were merged, and no row says so")
+	}
+	runtime.KeepAlive(a)
+}
+
+func TestProvenance(t *testing.T) {
+	for _, tc := range []struct {
+		text string
+		want bool
+	}{
+		{"/proc/self/fd/4", true},
+		{"/proc/self/fd/44", false},
+		{"xx/proc/self/fd/4", false},
+	} {
+		a := New()
+		a.Add(gdbSession("trace"))
+		for _, ev := range readName(1000, 0x1000, tc.text) {
+			a.Add(ev)
+		}
+		a.Add(openAt(2000, "/proc/self/fd/4", 16, &ownPipe))
+		from := a.opens()[0].from
+		if (from != nil) != tc.want {
+			t.Errorf("%s: %+v", tc.text, from)
+		}
+		if from != nil && (from.pid != infPID || from.addr != 0x1000 || from.ago != 988) {
+			t.Errorf("%s: %+v", tc.text, from)
+		}
+	}
+}
+
+// Reads that do not follow each other are not one text.
+func TestProvenanceGap(t *testing.T) {
+	a := New()
+	for i, part := range []string{"/proc/self", "/fd/4\x00"} {
+		c := call(event.Micros(i), "pread64")
+		c.FD, c.Offset, c.Ret, c.Target, c.Data = event.Some[event.FD](14), event.Some(int64(0x1000+i*64)), event.Some[int64](8), &procMem, []byte(part)
+		a.Add(c)
+	}
+	a.Add(openAt(2000, "/proc/self/fd/4", 16, &ownPipe))
+	if from := a.opens()[0].from; from != nil {
+		t.Errorf("%+v", from)
+	}
+}

@@ -1,0 +1,105 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"whosefd/analyze/report"
+	"whosefd/tracer/procview"
+)
+
+// app is what the commands get from outside.
+type app struct {
+	in       io.Reader
+	out, err io.Writer
+	getenv   func(string) string
+	view     *procview.View
+	// terminal gives the width of a terminal, 0 for anything else.
+	terminal func(any) int
+
+	color string // --color
+}
+
+func (a *app) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "whosefd",
+		Short: "Whose file descriptor is it? Explains why a debugger hangs or shows wrong symbols",
+		Long: `whosefd looks at a running debugger and finds names, such as /proc/self/fd/4, that
+the debugger opened in its own process although they belong to the program that
+it debugs. It explains the root cause, with proof.
+
+If gdb hangs now, run:  whosefd explain
+
+Exit codes: 0 nothing wrong found, 1 findings, 2 could not look.`,
+		Version:       version,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		PersistentPreRunE: func(*cobra.Command, []string) error {
+			return oneOf("--color", a.color, "auto", "always", "never")
+		},
+	}
+	root.SetIn(a.in)
+	root.SetOut(a.out)
+	root.SetErr(a.err)
+	root.PersistentFlags().StringVar(&a.color, "color", "auto", "color the output: auto, always or never (also: NO_COLOR)")
+	complete(root, "color", "auto", "always", "never")
+	root.AddCommand(a.explain(), a.ps(), a.trace(), a.table(), a.repair(), a.guard(), a.doctor())
+	return root
+}
+
+// style is how text for w looks.
+func (a *app) style(w io.Writer) report.Style {
+	width := a.terminal(w)
+	color := a.color == "always" ||
+		a.color == "auto" && width > 0 && a.getenv("NO_COLOR") == "" && a.getenv("TERM") != "dumb"
+	return report.Style{Width: width, Color: color}
+}
+
+// formatFlag adds --format to a command, with the first as its default.
+func formatFlag(cmd *cobra.Command, to *string, formats ...string) {
+	cmd.Flags().StringVar(to, "format", formats[0], "output format: "+strings.Join(formats, ", "))
+	complete(cmd, "format", formats...)
+	before := cmd.PreRunE
+	cmd.PreRunE = func(c *cobra.Command, args []string) error {
+		if before != nil {
+			if err := before(c, args); err != nil {
+				return err
+			}
+		}
+		return oneOf("--format", *to, formats...)
+	}
+}
+
+// complete offers values for a flag to the shell.
+func complete(cmd *cobra.Command, flag string, values ...string) {
+	offer := func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		return values, cobra.ShellCompDirectiveNoFileComp
+	}
+	if err := cmd.RegisterFlagCompletionFunc(flag, offer); err != nil {
+		panic(err) // the flag is not there: a mistake in the program
+	}
+}
+
+func oneOf(flag, value string, allowed ...string) error {
+	if slices.Contains(allowed, value) {
+		return nil
+	}
+	return fmt.Errorf("%s %q: not one of %s", flag, value, strings.Join(allowed, ", "))
+}
+
+// tool is the name in recordings.
+func tool() string { return "whosefd " + version }
+
+// isFile says whether an argument names a file rather than a process.
+func isFile(arg string) bool {
+	if strings.ContainsRune(arg, '/') {
+		return true
+	}
+	st, err := os.Stat(arg)
+	return err == nil && !st.IsDir()
+}

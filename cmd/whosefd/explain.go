@@ -1,0 +1,196 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"whosefd/analyze"
+	"whosefd/analyze/report"
+	"whosefd/tracer"
+	"whosefd/tracer/event"
+)
+
+func (a *app) explain() *cobra.Command {
+	var (
+		t          target
+		format     string
+		output     string
+		inferiors  []string
+		debuginfod bool
+	)
+	cmd := &cobra.Command{
+		Use:   "explain [PID | NAME | FILE]",
+		Short: "Say why a debugger hangs or has the wrong symbols, with proof",
+		Long: `Looks at a running debugger once, and explains what it is blocked in and which
+library names it resolved in its own process although they belong to its
+inferior. The debugger is stopped for a moment to take its backtrace, and then
+goes on as before. Without an argument, the one debugger that is blocked in a
+read is meant. A FILE is a recording made with -o.`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			an := analyze.New()
+			if len(args) == 1 && t.pid == "" && isFile(args[0]) {
+				if output != "" {
+					return errors.New("-o: the evidence is in a file already")
+				}
+				if err := readRecording(a, args[0], func(ev event.Event) { an.Add(ev) }); err != nil {
+					return err
+				}
+			} else {
+				events, err := a.evidence(cmd.Context(), &t, args, inferiors, debuginfod)
+				if err != nil {
+					return err
+				}
+				if output != "" {
+					if err := record(output, events); err != nil {
+						return err
+					}
+				}
+				for _, ev := range events {
+					an.Add(ev)
+				}
+			}
+			d := an.Diagnosis()
+			if err := a.showDiagnosis(d, format); err != nil {
+				return err
+			}
+			return findingsExit(d)
+		},
+	}
+	t.flag(cmd)
+	formatFlag(cmd, &format, "text", "json")
+	cmd.Flags().StringVarP(&output, "output", "o", "", "write the evidence to this file too, to be explained elsewhere")
+	cmd.Flags().StringSliceVar(&inferiors, "inferior", nil, "a process that the debugger looks at, where it is not its tracer")
+	cmd.Flags().BoolVar(&debuginfod, "debuginfod", a.getenv("DEBUGINFOD_URLS") != "", "ask the servers in DEBUGINFOD_URLS for names of functions")
+	return cmd
+}
+
+// evidence takes a snapshot of the debugger that is meant.
+func (a *app) evidence(ctx context.Context, t *target, args, inferiors []string, debuginfod bool) ([]event.Event, error) {
+	pid, err := t.find(a, args)
+	if err != nil {
+		return nil, err
+	}
+	named, err := a.processes(inferiors)
+	if err != nil {
+		return nil, err
+	}
+	return tracer.Snapshot(ctx, pid, tracer.SnapshotOptions{View: a.view, Tool: tool(), Inferiors: named,
+		Stacks: true, Debuginfod: debuginfod})
+}
+
+func (a *app) processes(given []string) ([]event.PID, error) {
+	var pids []event.PID
+	for _, s := range given {
+		pid, err := a.process(s)
+		if err != nil {
+			return nil, fmt.Errorf("--inferior: %w", err)
+		}
+		pids = append(pids, pid)
+	}
+	return pids, nil
+}
+
+func (a *app) showDiagnosis(d *analyze.Diagnosis, format string) error {
+	if format == "json" {
+		return report.JSON(a.out, d)
+	}
+	return report.Text(a.out, d, a.style(a.out))
+}
+
+func findingsExit(d *analyze.Diagnosis) error {
+	if len(d.Findings) > 0 {
+		return exit{code: exitFindings}
+	}
+	return nil
+}
+
+// readRecording gives each event of a recording. One that was cut off is used
+// as far as it goes, and that is said.
+func readRecording(a *app, name string, each func(event.Event)) error {
+	f, err := openInput(name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	r := event.NewReader(f)
+	n := 0
+	for ; ; n++ {
+		ev, err := r.Next()
+		switch {
+		case errors.Is(err, io.EOF):
+			if n == 0 {
+				return fmt.Errorf("%s: empty: not a recording", name)
+			}
+			return nil
+		case errors.Is(err, event.ErrCut) && n > 0:
+			fmt.Fprintf(a.err, "whosefd: %s: %v; what is before it counts\n", report.Clean(name), err)
+			return nil
+		case err != nil:
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		if _, ok := ev.(*event.Session); n == 0 && !ok {
+			return fmt.Errorf("%s: line 1: not a recording: it begins with a %s line, not with a session line", name, ev.Type())
+		}
+		each(ev)
+	}
+}
+
+// openInput opens a file to be read; "-" is standard input.
+func openInput(name string) (io.ReadCloser, error) {
+	if name == "-" {
+		return io.NopCloser(os.Stdin), nil
+	}
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	if st, err := f.Stat(); err == nil && st.IsDir() {
+		_ = f.Close()
+		return nil, fmt.Errorf("%s: is a directory", name)
+	}
+	return f, nil
+}
+
+// createOutput makes a file that only its owner can read. It follows no
+// symbolic link and writes over nothing but a regular file.
+func createOutput(name string) (*os.File, error) {
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|openNoFollow, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	st, err := f.Stat()
+	if err == nil && !st.Mode().IsRegular() {
+		err = fmt.Errorf("%s: not a regular file", name)
+	}
+	if err == nil {
+		err = f.Truncate(0)
+	}
+	if err != nil {
+		_ = f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// record writes events to a file.
+func record(name string, events []event.Event) error {
+	f, err := createOutput(name)
+	if err != nil {
+		return err
+	}
+	bw := bufio.NewWriter(f)
+	w := event.NewWriter(bw)
+	for _, ev := range events {
+		if err := w.Write(ev); err != nil {
+			return errors.Join(fmt.Errorf("%s: %w", name, err), f.Close())
+		}
+	}
+	return errors.Join(bw.Flush(), f.Close())
+}

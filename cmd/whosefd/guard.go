@@ -1,0 +1,135 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"whosefd/analyze"
+	"whosefd/analyze/report"
+	"whosefd/tracer"
+	"whosefd/tracer/event"
+)
+
+func (a *app) guard() *cobra.Command {
+	var (
+		f       follow
+		verbose bool
+	)
+	cmd := &cobra.Command{
+		Use:   "guard [-p PID | -- gdb ARGS…]",
+		Short: "Run or join a debugger so that the bug never bites",
+		Long: `Follows a debugger, and leads each file system call with a name that belongs to
+its inferior, and would lead the debugger elsewhere, to the file that the
+inferior has mapped. The debugger does not see the difference. Everything else
+is left alone. A debugger that hangs already is repaired first.
+
+Of a launched debugger the terminal and the exit code are its own; nothing is
+printed unless --verbose asks for it. Ending guard leaves the debugger running.`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o, err := f.options(a, cmd, args)
+			if err != nil {
+				return err
+			}
+			g := tracer.GuardOptions{TraceOptions: o, Stay: true}
+			if o.PID != 0 {
+				d, err := a.diagnose(cmd.Context(), o.PID)
+				if err != nil {
+					return err
+				}
+				if plan, err := analyze.PlanRepair(d); err == nil {
+					g.Stuck = stuck(plan)
+				}
+				a.say("guarding %s (pid %d) until it ends or Ctrl-C", d.Debugger.Comm, o.PID)
+			}
+			return a.runGuard(cmd.Context(), &f, g, verbose)
+		},
+	}
+	f.flags(cmd)
+	cmd.Flags().BoolVarP(&verbose, "verbose", "v", false, "print each call that is led elsewhere, on standard error")
+	return cmd
+}
+
+// say prints a line of ours to standard error.
+func (a *app) say(format string, args ...any) {
+	fmt.Fprintf(a.err, "whosefd: %s\n", report.Clean(fmt.Sprintf(format, args...)))
+}
+
+func (a *app) runGuard(ctx context.Context, f *follow, g tracer.GuardOptions, verbose bool) error {
+	rec, err := newRecorder(f.output)
+	if err != nil {
+		return err
+	}
+	rows := report.NewLive(a.err, a.style(a.err))
+	an := analyze.New()
+	led := 0
+	g.Emit = func(ev event.Event) error {
+		mark := an.Add(ev)
+		if call, ok := ev.(*event.Syscall); ok && call.Rewritten != nil {
+			led++
+			if verbose {
+				if err := rows.Add(call, mark); err != nil {
+					return fmt.Errorf("print: %w", err)
+				}
+			}
+		}
+		return rec.write(ev)
+	}
+	ctx, signalled := untilSignal(ctx, g.PID == 0)
+	out, err := tracer.Guard(ctx, g)
+	sig := signalled()
+	if err = errors.Join(err, rec.close()); err != nil {
+		return err
+	}
+	for _, s := range g.Stuck {
+		if s.Err != nil {
+			return fmt.Errorf("repair: %w", s.Err)
+		}
+	}
+	if g.PID != 0 {
+		switch {
+		case led == 0:
+			a.say("no call had to be led elsewhere")
+		case led == 1:
+			a.say("1 call was led to the inferior's file")
+		default:
+			a.say("%d calls were led to the inferior's files", led)
+		}
+		return nil
+	}
+	return f.outcome(&g.TraceOptions, out, sig, an.Diagnosis())
+}
+
+// diagnose takes a snapshot without backtraces.
+func (a *app) diagnose(ctx context.Context, pid event.PID) (*analyze.Diagnosis, error) {
+	events, err := tracer.Snapshot(ctx, pid, tracer.SnapshotOptions{View: a.view, Tool: tool()})
+	if err != nil {
+		return nil, err
+	}
+	an := analyze.New()
+	for _, ev := range events {
+		an.Add(ev)
+	}
+	return an.Diagnosis(), nil
+}
+
+// stuck makes the tracer's task out of a plan.
+func stuck(p *analyze.Plan) []*tracer.Stuck {
+	var tasks []*tracer.Stuck
+	byTID := map[event.TID]*tracer.Stuck{}
+	for _, s := range p.Steps {
+		switch s.Kind {
+		case analyze.StepAttach:
+			t := &tracer.Stuck{TID: s.TID, Release: p.Release}
+			byTID[s.TID] = t
+			tasks = append(tasks, t)
+		case analyze.StepOpen:
+			byTID[s.TID].Path, byTID[s.TID].Right = string(s.Path), *s.Expect
+		case analyze.StepReplace:
+			byTID[s.TID].FD, byTID[s.TID].Wrong = s.FD.Val, *s.Replaces
+		}
+	}
+	return tasks
+}

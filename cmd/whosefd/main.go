@@ -1,0 +1,89 @@
+// Command whosefd says whose file descriptor it is when a debugger hangs, or
+// shows the wrong symbols: it looks at a running gdb, finds the names that gdb
+// resolved in its own process although they belong to the program it debugs,
+// and explains what happened, with proof.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"golang.org/x/term"
+
+	"whosefd/analyze/report"
+	"whosefd/tracer/procview"
+)
+
+// version is set by the linker.
+var version = "dev"
+
+// Exit codes, as diff(1) has them.
+const (
+	exitNothing  = 0 // nothing wrong found
+	exitFindings = 1
+	exitTrouble  = 2 // could not look
+)
+
+func main() {
+	a := &app{
+		in: os.Stdin, out: os.Stdout, err: os.Stderr,
+		getenv:   os.Getenv,
+		view:     procview.New("/proc"),
+		terminal: terminalWidth,
+	}
+	os.Exit(a.run(context.Background(), os.Args[1:]))
+}
+
+// terminalWidth is the width of the terminal that f is, in columns; 0 if it is none.
+func terminalWidth(f any) int {
+	file, ok := f.(*os.File)
+	if !ok || !term.IsTerminal(int(file.Fd())) {
+		return 0
+	}
+	width, _, err := term.GetSize(int(file.Fd()))
+	if err != nil || width <= 0 {
+		return 80
+	}
+	return width
+}
+
+// exit ends a command with a code; the message was printed already, or there
+// is none.
+type exit struct {
+	code int
+	// signal is what killed the launched program, for us to end in the same way.
+	signal syscall.Signal
+}
+
+func (e exit) Error() string { return fmt.Sprintf("exit code %d", e.code) }
+
+// run parses the arguments, runs the command and gives the exit code.
+func (a *app) run(ctx context.Context, args []string) int {
+	root := a.root()
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	var e exit
+	switch {
+	case err == nil:
+		return exitNothing
+	case errors.As(err, &e):
+		if e.signal != 0 {
+			dieBy(e.signal)
+		}
+		return e.code
+	default:
+		fmt.Fprintf(a.err, "whosefd: %s\n", report.Clean(err.Error()))
+		return exitTrouble
+	}
+}
+
+// dieBy ends this process by a signal, without a core file of ours.
+func dieBy(sig syscall.Signal) {
+	_ = syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{})
+	signal.Reset(sig)
+	_ = syscall.Kill(os.Getpid(), sig)
+}

@@ -1,0 +1,293 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"whosefd/analyze"
+	"whosefd/analyze/report"
+	"whosefd/tracer"
+	"whosefd/tracer/event"
+)
+
+// repairResult is what repair did, as JSON.
+type repairResult struct {
+	Plan    *analyze.Plan `json:"plan"`
+	DryRun  bool          `json:"dry_run,omitempty"`
+	Threads []repaired    `json:"threads,omitempty"`
+	// Now is what the debugger did after it.
+	Now string `json:"now,omitempty"`
+}
+
+type repaired struct {
+	TID       event.TID `json:"tid"`
+	FD        event.FD  `json:"fd"`
+	Done      bool      `json:"done"`
+	ChangedUS int64     `json:"changed_us"` // for how long the registers were not its own
+	ReadBytes *int64    `json:"read_bytes,omitempty"`
+	Error     string    `json:"error,omitempty"`
+}
+
+type repairCmd struct {
+	a       *app
+	t       target
+	format  string
+	output  string
+	release bool
+	detach  bool
+	dryRun  bool
+}
+
+func (a *app) repair() *cobra.Command {
+	r := &repairCmd{a: a}
+	cmd := &cobra.Command{
+		Use:   "repair [PID | NAME]",
+		Short: "Give a hung debugger back, with the symbols of the library it could not read",
+		Long: `Un-hangs a debugger that waits for a wrong descriptor: opens the inferior's file
+inside the debugger, puts it behind that descriptor, and lets the read go on.
+Nothing is killed. It is done only where identity proves both ends.
+
+Then it stays as a guard, until the debugger ends or Ctrl-C, since gdb opens the
+name again later. With --detach it leaves at once: gdb then keeps the symbols
+that it has read, but hangs again when it opens the name the next time.`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error { return r.run(cmd.Context(), args) },
+	}
+	r.t.flag(cmd)
+	formatFlag(cmd, &r.format, "text", "json")
+	cmd.Flags().BoolVar(&r.dryRun, "dry-run", false, "print the plan, change nothing")
+	cmd.Flags().BoolVar(&r.release, "release", false, "only end the read, as at the end of a file: no symbols of this library")
+	cmd.Flags().BoolVar(&r.detach, "detach", false, "leave at once, instead of staying as a guard")
+	cmd.Flags().StringVarP(&r.output, "output", "o", "", "record what happens to this file, as JSON lines")
+	return cmd
+}
+
+func (r *repairCmd) run(ctx context.Context, args []string) error {
+	pid, err := r.t.find(r.a, args)
+	if err != nil {
+		return err
+	}
+	d, err := r.a.diagnose(ctx, pid)
+	if err != nil {
+		return err
+	}
+	makePlan := analyze.PlanRepair
+	if r.release {
+		makePlan = analyze.PlanRelease
+	}
+	plan, err := makePlan(d)
+	if errors.Is(err, analyze.ErrHealthy) {
+		return r.healthy(pid, d)
+	}
+	if err != nil {
+		return err
+	}
+	if r.dryRun {
+		return r.showPlan(plan)
+	}
+	rec, err := newRecorder(r.output)
+	if err != nil {
+		return err
+	}
+	err = r.carryOut(ctx, pid, plan, d, rec)
+	return errors.Join(err, rec.close())
+}
+
+// healthy changes nothing and says so.
+func (r *repairCmd) healthy(pid event.PID, d *analyze.Diagnosis) error {
+	if r.format == "json" {
+		return r.json(repairResult{Now: string(d.Summary)})
+	}
+	_, err := fmt.Fprintf(r.a.out, "Nothing to repair in pid %d, and nothing was changed. %s\n", pid, report.Clean(string(d.Summary)))
+	return err
+}
+
+func (r *repairCmd) json(res repairResult) error {
+	enc := json.NewEncoder(r.a.out)
+	enc.SetIndent("", "  ")
+	enc.SetEscapeHTML(false)
+	return enc.Encode(res)
+}
+
+func (r *repairCmd) showPlan(p *analyze.Plan) error {
+	if r.format == "json" {
+		return r.json(repairResult{Plan: p, DryRun: true})
+	}
+	if _, err := fmt.Fprintf(r.a.out, "This would be done to pid %d; nothing was changed:\n", p.PID); err != nil {
+		return err
+	}
+	for i, s := range p.Steps {
+		if s.Kind == analyze.StepGuard && r.detach {
+			continue
+		}
+		if _, err := fmt.Fprintf(r.a.out, "%3d. %s\n", i+1, report.Clean(string(s.Text))); err != nil {
+			return err
+		}
+		if s.Undo != "" {
+			if _, err := fmt.Fprintf(r.a.out, "     undo: %s\n", report.Clean(string(s.Undo))); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+const (
+	// settles is how long a repaired debugger is given to leave the read.
+	settles = 3 * time.Second
+	// maxRounds bounds how many libraries one run repairs without staying.
+	maxRounds = 64
+)
+
+func (r *repairCmd) carryOut(ctx context.Context, pid event.PID, plan *analyze.Plan, d *analyze.Diagnosis, rec *recorder) error {
+	stay := !r.detach && !r.release
+	ctx, signalled := untilSignal(ctx, false)
+	defer signalled()
+	res := repairResult{Plan: plan}
+	for round := 1; ; round++ {
+		tasks := stuck(plan)
+		reads := &ended{of: map[event.TID]int64{}}
+		reported := make(chan error, 1)
+		g := tracer.GuardOptions{Stuck: tasks, Stay: stay, TraceOptions: tracer.TraceOptions{View: r.a.view, Tool: tool(), PID: pid,
+			Emit: func(ev event.Event) error { reads.see(ev); return rec.write(ev) }}}
+		if stay {
+			// The loop goes on in this thread's place; the report must not wait for it.
+			g.Repaired = func() { go func() { reported <- r.report(ctx, pid, res, tasks, reads, true) }() }
+		}
+		_, err := tracer.Guard(ctx, g)
+		if err != nil {
+			return err
+		}
+		if stay {
+			select {
+			case err = <-reported:
+			case <-time.After(settles + time.Second):
+				err = errors.New("repair: the threads were not seen")
+			}
+			if err == nil && r.format == "text" {
+				r.a.say("no longer guarding pid %d", pid)
+			}
+			return err
+		}
+		next, nd := r.hungAgain(ctx, pid)
+		if next == nil || round == maxRounds || ctx.Err() != nil {
+			return r.report(ctx, pid, res, tasks, reads, false)
+		}
+		if err := r.report(ctx, pid, res, tasks, reads, false); err != nil {
+			return err
+		}
+		plan, d = next, nd
+		res.Plan = plan
+	}
+}
+
+// hungAgain waits for the debugger to settle, and gives the plan for its next
+// hang, nil if there is none.
+func (r *repairCmd) hungAgain(ctx context.Context, pid event.PID) (*analyze.Plan, *analyze.Diagnosis) {
+	makePlan := analyze.PlanRepair
+	if r.release {
+		makePlan = analyze.PlanRelease
+	}
+	for deadline := time.Now().Add(time.Second); time.Now().Before(deadline) && ctx.Err() == nil; time.Sleep(100 * time.Millisecond) {
+		if _, ok := tracer.BlockedInRead(r.a.view, pid); !ok {
+			continue
+		}
+		d, err := r.a.diagnose(ctx, pid)
+		if err != nil {
+			return nil, nil
+		}
+		if plan, err := makePlan(d); err == nil {
+			return plan, d
+		}
+	}
+	return nil, nil
+}
+
+// ended notes the reads that were stuck and have returned.
+type ended struct {
+	mu sync.Mutex
+	of map[event.TID]int64
+}
+
+func (e *ended) see(ev event.Event) {
+	if call, ok := ev.(*event.Syscall); ok && call.Resumed && call.Ret.Known && call.Errno == "" {
+		e.mu.Lock()
+		e.of[call.TID] = call.Ret.Val
+		e.mu.Unlock()
+	}
+}
+
+func (e *ended) get(tid event.TID) (int64, bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	n, ok := e.of[tid]
+	return n, ok
+}
+
+// report waits until the debugger has left the read, and says what was done and
+// what it does now.
+func (r *repairCmd) report(ctx context.Context, pid event.PID, res repairResult, tasks []*tracer.Stuck, reads *ended, stay bool) error {
+	var failed error
+	for deadline := time.Now().Add(settles); time.Now().Before(deadline) && ctx.Err() == nil; time.Sleep(20 * time.Millisecond) {
+		left := true
+		for _, t := range tasks {
+			if b, ok := tracer.BlockedInRead(r.a.view, pid); ok && t.Done && b.TID == t.TID && b.FD.Is(t.FD) {
+				left = false
+			}
+		}
+		if left {
+			break
+		}
+	}
+	time.Sleep(200 * time.Millisecond) // for what it does next
+	for _, t := range tasks {
+		one := repaired{TID: t.TID, FD: t.FD, Done: t.Done, ChangedUS: t.Changed.Microseconds()}
+		if n, ok := reads.get(t.TID); ok {
+			one.ReadBytes = &n
+		}
+		if t.Err != nil {
+			one.Error = t.Err.Error()
+			failed = errors.Join(failed, fmt.Errorf("repair of thread %d: %w", t.TID, t.Err))
+		}
+		res.Threads = append(res.Threads, one)
+	}
+	if d, err := r.a.diagnose(ctx, pid); err == nil {
+		res.Now = string(d.Summary)
+	} else {
+		res.Now = "the debugger has ended"
+	}
+	if r.format == "json" {
+		return errors.Join(r.json(res), failed)
+	}
+	for _, t := range res.Threads {
+		if !t.Done {
+			continue
+		}
+		what := "the inferior's file"
+		if r.release {
+			what = "an empty file"
+		}
+		line := fmt.Sprintf("Repaired: descriptor %d of pid %d is %s now", t.FD, pid, what)
+		if t.ReadBytes != nil {
+			line += fmt.Sprintf(", and the read that hung has returned %d bytes", *t.ReadBytes)
+		}
+		if _, err := fmt.Fprintf(r.a.out, "%s. The thread's registers were changed for %d µs.\n", line, t.ChangedUS); err != nil {
+			return errors.Join(err, failed)
+		}
+	}
+	if failed != nil {
+		return failed
+	}
+	end := "Left. If the debugger opens that name again, it hangs again: run repair again then, or use guard."
+	if stay {
+		end = "Staying as a guard, since the debugger opens that name again later. Ctrl-C ends that; the debugger runs on."
+	}
+	_, err := fmt.Fprintf(r.a.out, "Now: %s\n%s\n", report.Clean(res.Now), end)
+	return err
+}

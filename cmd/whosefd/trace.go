@@ -1,0 +1,205 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"whosefd/analyze"
+	"whosefd/analyze/report"
+	"whosefd/tracer"
+	"whosefd/tracer/event"
+)
+
+// follow is what trace and guard have in common: whom to follow, and where the
+// record goes.
+type follow struct {
+	target
+	output       string
+	inferiors    []string
+	findingsExit bool
+}
+
+func (f *follow) flags(cmd *cobra.Command) {
+	f.flag(cmd)
+	cmd.Flags().StringVarP(&f.output, "output", "o", "", "record to this file, as JSON lines")
+	cmd.Flags().StringSliceVar(&f.inferiors, "inferior", nil, "a process that the debugger looks at, where it is not its tracer")
+	cmd.Flags().BoolVar(&f.findingsExit, "findings-exit", false, "of a launched command: exit with 0 or 1 for findings, not with its own code")
+	cmd.Flags().SetInterspersed(false)
+}
+
+// options fills in whom to follow. The arguments behind "--" are a command;
+// one before it is a process.
+func (f *follow) options(a *app, cmd *cobra.Command, args []string) (o tracer.TraceOptions, err error) {
+	o = tracer.TraceOptions{View: a.view, Tool: tool()}
+	if o.Inferiors, err = a.processes(f.inferiors); err != nil {
+		return o, err
+	}
+	if dash := cmd.ArgsLenAtDash(); dash == 0 && len(args) > 0 {
+		if f.pid != "" {
+			return o, errors.New("give a process or a command, not both")
+		}
+		o.Argv, o.Env = args, os.Environ()
+		if o.Path, err = exec.LookPath(args[0]); err != nil {
+			return o, fmt.Errorf("run %s: %w", args[0], errors.Unwrap(err))
+		}
+		return o, nil
+	} else if dash == 0 {
+		return o, errors.New("no command behind --")
+	} else if len(args) > 1 {
+		return o, fmt.Errorf("%d arguments: give one process, or -- and a command", len(args))
+	}
+	o.PID, err = f.find(a, args)
+	return o, err
+}
+
+// outcome is the exit code for how a trace ended.
+func (f *follow) outcome(o *tracer.TraceOptions, out tracer.Outcome, sig os.Signal, d *analyze.Diagnosis) error {
+	if o.PID != 0 || f.findingsExit {
+		return findingsExit(d)
+	}
+	if s, ok := sig.(syscall.Signal); ok && !out.Ended {
+		return exit{code: 128 + int(s)} // the command runs on without us
+	}
+	if out.Signal != 0 {
+		return exit{code: 128 + int(out.Signal), signal: out.Signal}
+	}
+	if out.Code != 0 {
+		return exit{code: out.Code}
+	}
+	return nil
+}
+
+// recorder writes events to a file.
+type recorder struct {
+	name string
+	f    *os.File
+	bw   *bufio.Writer
+	w    *event.Writer
+}
+
+// newRecorder creates the file; a nil recorder, for no name, takes events and
+// keeps nothing.
+func newRecorder(name string) (*recorder, error) {
+	if name == "" {
+		return nil, nil
+	}
+	f, err := createOutput(name)
+	if err != nil {
+		return nil, err
+	}
+	bw := bufio.NewWriterSize(f, 1<<20)
+	return &recorder{name: name, f: f, bw: bw, w: event.NewWriter(bw)}, nil
+}
+
+func (r *recorder) write(ev event.Event) error {
+	if r == nil {
+		return nil
+	}
+	if err := r.w.Write(ev); err != nil {
+		return fmt.Errorf("%s: %w", r.name, err)
+	}
+	return nil
+}
+
+func (r *recorder) close() error {
+	if r == nil {
+		return nil
+	}
+	if err := errors.Join(r.bw.Flush(), r.f.Close()); err != nil {
+		return fmt.Errorf("%s: %w", r.name, err)
+	}
+	return nil
+}
+
+func (a *app) trace() *cobra.Command {
+	var (
+		f    follow
+		fl   filterFlags
+		live bool
+		last time.Duration
+	)
+	cmd := &cobra.Command{
+		Use:   "trace [-p PID | -- COMMAND ARGS…]",
+		Short: "Log a debugger's file system calls, with what each descriptor really is",
+		Long: `Follows the file system calls of a process, all its threads, until it ends,
+Ctrl-C, or --for. It prints the calls as they happen, then the tables and what
+was found. With -o the record goes to a file, and only the summary and the
+findings are printed.
+
+Processes that the debugger starts are not followed: they stay its own to trace.
+What is said about a launched command goes to standard error, and its exit code
+is passed on.`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			filter, err := fl.filter()
+			if err != nil {
+				return err
+			}
+			o, err := f.options(a, cmd, args)
+			if err != nil {
+				return err
+			}
+			o.For = last
+			w := a.out
+			if o.PID == 0 {
+				w = a.err
+			}
+			return a.runTrace(cmd.Context(), &f, o, filter, w, live || f.output == "")
+		},
+	}
+	f.flags(cmd)
+	fl.flags(cmd)
+	cmd.Flags().BoolVar(&live, "live", false, "print the calls as they happen, with -o too")
+	cmd.Flags().DurationVar(&last, "for", 0, "end the trace after this time, such as 5s")
+	return cmd
+}
+
+func (a *app) runTrace(ctx context.Context, f *follow, o tracer.TraceOptions, filter analyze.Filter, w io.Writer, live bool) error {
+	rec, err := newRecorder(f.output)
+	if err != nil {
+		return err
+	}
+	style := a.style(w)
+	rows := report.NewLive(w, style)
+	an, tables := analyze.New(), analyze.NewTables(filter)
+	o.Emit = func(ev event.Event) error {
+		mark := an.Add(ev)
+		tables.Add(ev, mark)
+		if call, ok := ev.(*event.Syscall); ok && live && filter.Match(call, mark) {
+			if err := rows.Add(call, mark); err != nil {
+				return fmt.Errorf("print: %w", err)
+			}
+		}
+		return rec.write(ev)
+	}
+	ctx, signalled := untilSignal(ctx, o.PID == 0)
+	out, err := tracer.Trace(ctx, o)
+	sig := signalled()
+	if err = errors.Join(err, rec.close()); err != nil {
+		return err
+	}
+	d := an.Diagnosis()
+	if _, err := fmt.Fprintln(w); err != nil {
+		return err
+	}
+	if err := errors.Join(report.Summary(w, tables, report.FormatTable, style), report.Descriptors(w, tables, report.FormatTable, style)); err != nil {
+		return err
+	}
+	if len(d.Findings) > 0 || !out.Ended {
+		if _, err := fmt.Fprintln(w); err != nil {
+			return err
+		}
+		if err := report.Text(w, d, style); err != nil {
+			return err
+		}
+	}
+	return f.outcome(&o, out, sig, d)
+}

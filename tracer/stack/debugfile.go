@@ -1,0 +1,183 @@
+package stack
+
+import (
+	"bytes"
+	"context"
+	"debug/elf"
+	"encoding/binary"
+	"encoding/hex"
+	"hash/crc32"
+	"io"
+	"os"
+	"path"
+	"time"
+
+	"github.com/go-delve/delve/pkg/proc/debuginfod"
+	"github.com/ulikunitz/xz"
+)
+
+const (
+	debugFolder = "/usr/lib/debug"
+	maxNote     = 64 << 10
+	// maxChecksum bounds the files whose checksum is computed, bytes: some 50 ms.
+	maxChecksum = 64 << 20
+	// fetchWithin is how long a debuginfod server may take for one file.
+	fetchWithin = 10 * time.Second
+)
+
+// debugFile finds the file with the debug info of a stripped one, as gdb does
+// ("Debugging Information in Separate Files"), where the process sees files.
+func (p *process) debugFile(m *module, main *object, fetch bool) *object {
+	id := buildID(main)
+	if len(id) > 1 {
+		text := hex.EncodeToString(id)
+		name := path.Join(debugFolder, ".build-id", text[:2], text[2:]+".debug")
+		if f := p.openDebug(m, name, func(_ *os.File, e *object) bool { return bytes.Equal(buildID(e), id) }); f != nil {
+			return f
+		}
+	}
+	if name, sum, ok := debugLink(main); ok {
+		dir := path.Dir(string(m.maps[0].Path))
+		same := func(r *os.File, e *object) bool {
+			if other := buildID(e); len(id) > 0 && len(other) > 0 {
+				return bytes.Equal(id, other)
+			}
+			return checksum(r) == sum
+		}
+		for _, at := range []string{path.Join(dir, name), path.Join(dir, ".debug", name), path.Join(debugFolder, dir, name)} {
+			if f := p.openDebug(m, at, same); f != nil {
+				return f
+			}
+		}
+	}
+	if fetch && len(id) > 1 && os.Getenv("DEBUGINFOD_URLS") != "" {
+		return p.fetchDebug(m, id)
+	}
+	return nil
+}
+
+// openDebug opens a debug file by the name that it has for the process.
+func (p *process) openDebug(m *module, name string, same func(*os.File, *object) bool) *object {
+	fd, err := p.find(name)
+	if err != nil {
+		return nil
+	}
+	r, err := openRegular(fd, 0)
+	if err != nil {
+		return nil
+	}
+	return m.keep(r, same)
+}
+
+// keep takes an open debug file, if it belongs to the module.
+func (m *module) keep(r *os.File, same func(*os.File, *object) bool) *object {
+	f, err := newELF(r)
+	if err != nil || f.Machine != machine || !same(r, f) {
+		r.Close()
+		return nil
+	}
+	m.closers = append(m.closers, r)
+	return f
+}
+
+// fetchDebug asks the user's debuginfod servers.
+func (p *process) fetchDebug(m *module, id []byte) *object {
+	ctx, cancel := context.WithTimeout(context.Background(), fetchWithin)
+	defer cancel()
+	name, err := debuginfod.GetDebuginfo(ctx, nil, hex.EncodeToString(id))
+	if err != nil || name == "" {
+		return nil
+	}
+	r, err := os.Open(name) // in the user's own cache
+	if err != nil {
+		return nil
+	}
+	return m.keep(r, func(_ *os.File, e *object) bool { return bytes.Equal(buildID(e), id) })
+}
+
+// buildID reads the note that identifies a build; nil if there is none.
+func buildID(f *object) []byte {
+	sec := f.Section(".note.gnu.build-id")
+	if sec == nil || sec.Type != elf.SHT_NOTE || sec.Size > maxNote {
+		return nil
+	}
+	b, err := sec.Data()
+	if err != nil {
+		return nil
+	}
+	return parseBuildID(b)
+}
+
+// parseBuildID reads an ELF note (elf(5), Nhdr): sizes of name and content,
+// type 3, "GNU\0", content.
+func parseBuildID(b []byte) []byte {
+	if len(b) < 16 || binary.LittleEndian.Uint32(b) != 4 || binary.LittleEndian.Uint32(b[8:]) != 3 ||
+		string(b[12:16]) != "GNU\x00" {
+		return nil
+	}
+	n := uint64(binary.LittleEndian.Uint32(b[4:]))
+	if n > uint64(len(b)-16) {
+		return nil
+	}
+	return b[16 : 16+n]
+}
+
+// debugLink reads .gnu_debuglink: a file name, NUL, padding to 4, CRC-32.
+func debugLink(f *object) (name string, sum uint32, ok bool) {
+	sec := f.Section(".gnu_debuglink")
+	if sec == nil || sec.Type == elf.SHT_NOBITS || sec.Size > maxNote {
+		return "", 0, false
+	}
+	b, err := sec.Data()
+	if err != nil {
+		return "", 0, false
+	}
+	return parseDebugLink(b)
+}
+
+func parseDebugLink(b []byte) (name string, sum uint32, ok bool) {
+	end := bytes.IndexByte(b, 0)
+	at := (end + 4) &^ 3
+	if end <= 0 || bytes.IndexByte(b[:end], '/') >= 0 || at+4 > len(b) {
+		return "", 0, false
+	}
+	return string(b[:end]), binary.LittleEndian.Uint32(b[at:]), true
+}
+
+// checksum is the CRC-32 of a whole file; 0 if it cannot be computed.
+func checksum(r *os.File) uint32 {
+	st, err := r.Stat()
+	if err != nil || st.Size() > maxChecksum {
+		return 0
+	}
+	h := crc32.NewIEEE()
+	if _, err := io.Copy(h, io.NewSectionReader(r, 0, st.Size())); err != nil {
+		return 0
+	}
+	return h.Sum32()
+}
+
+// maxMini bounds the unpacked size of .gnu_debugdata.
+const maxMini = 64 << 20
+
+// miniDebugInfo unpacks .gnu_debugdata, an ELF object with more symbols that is
+// packed by xz into some distributions' files.
+func miniDebugInfo(main *object) *object {
+	sec := main.Section(".gnu_debugdata")
+	if sec == nil || sec.Type == elf.SHT_NOBITS {
+		return nil
+	}
+	r, err := xz.NewReader(io.NewSectionReader(sec, 0, int64(sec.FileSize)))
+	if err != nil {
+		return nil
+	}
+	b, err := io.ReadAll(io.LimitReader(r, maxMini))
+	if err != nil {
+		return nil
+	}
+	f, err := newELF(bytes.NewReader(b))
+	if err != nil {
+		return nil
+	}
+	return f
+}
