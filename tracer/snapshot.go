@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"whosefd/tracer/decode"
+	"whosefd/tracer/doctor"
 	"whosefd/tracer/event"
 	"whosefd/tracer/inferior"
 	"whosefd/tracer/procview"
@@ -47,7 +48,10 @@ func Snapshot(_ context.Context, pid event.PID, o SnapshotOptions) ([]event.Even
 	if err := s.threads(); err != nil {
 		return nil, err
 	}
-	s.descriptors(pid)
+	if err := s.descriptors(pid); err != nil {
+		// What it has open is what it is all about.
+		return nil, doctor.ExplainAttach(o.View, pid, err)
+	}
 	names := s.inferiors()
 	s.holders()
 	if o.Stacks {
@@ -116,16 +120,19 @@ func (s *snapshot) threads() error {
 	return nil
 }
 
-func (s *snapshot) descriptors(pid event.PID) {
+// descriptors adds the table of a process; if it cannot be read, that is said
+// in the evidence too.
+func (s *snapshot) descriptors(pid event.PID) error {
 	fds, err := s.View.Descriptors(pid)
 	if err != nil {
-		s.lost(fmt.Sprintf("descriptors of pid %d: %v", pid, err))
-		return
+		s.lost(err.Error())
+		return err
 	}
 	for i := range fds {
 		fds[i].T = s.now()
 		s.add(&fds[i])
 	}
+	return nil
 }
 
 func (s *snapshot) lost(reason string) { s.add(&event.Lost{T: s.now(), Reason: reason}) }
@@ -152,7 +159,7 @@ func (s *snapshot) inferiors() (suspicious []string) {
 		inf := &found[i]
 		inf.T = s.now()
 		s.add(inf)
-		s.descriptors(inf.PID)
+		_ = s.descriptors(inf.PID) // what is missing is in the evidence
 		maps, err := inferior.LinkMaps(s.View, inf.PID)
 		if err != nil {
 			continue // Find has said why

@@ -32,6 +32,8 @@ type TraceOptions struct {
 	Inferiors []event.PID
 	// For ends the trace after that time; 0 does not.
 	For time.Duration
+	// Attached is called once the process is followed.
+	Attached func()
 	// Emit takes each event as it happens, on the tracer's thread: while it
 	// runs, a thread of the debugger is stopped. An error ends the trace.
 	Emit func(event.Event) error
@@ -96,6 +98,9 @@ func watch(ctx context.Context, o TraceOptions, g *GuardOptions) (Outcome, error
 	}
 	if err != nil {
 		return Outcome{}, err
+	}
+	if o.Attached != nil {
+		o.Attached()
 	}
 	out := Outcome{PID: pid}
 	out.Result, err = t.loop.Run()
@@ -192,7 +197,7 @@ func (t *session) closing(ctx context.Context, pid event.PID, res ptrace.Result,
 	if !res.Ended && t.emitErr == nil {
 		s := &snapshot{SnapshotOptions: SnapshotOptions{View: t.o.View, Inferiors: t.o.Inferiors}, pid: pid, start: t.start}
 		if s.threads() == nil {
-			s.descriptors(pid)
+			_ = s.descriptors(pid) // what is missing is in the evidence
 			s.inferiors()
 			s.holders()
 		}

@@ -42,7 +42,7 @@ printed unless --verbose asks for it. Ending guard leaves the debugger running.`
 				if plan, err := analyze.PlanRepair(d); err == nil {
 					g.Stuck = stuck(plan)
 				}
-				a.say("guarding %s (pid %d) until it ends or Ctrl-C", d.Debugger.Comm, o.PID)
+				g.Attached = func() { a.say("guarding %s (pid %d) until it ends or Ctrl-C", d.Debugger.Comm, o.PID) }
 			}
 			return a.runGuard(cmd.Context(), &f, g, verbose)
 		},

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/signal"
 	"syscall"
 
 	"golang.org/x/term"
@@ -79,11 +78,4 @@ func (a *app) run(ctx context.Context, args []string) int {
 		fmt.Fprintf(a.err, "whosefd: %s\n", report.Clean(err.Error()))
 		return exitTrouble
 	}
-}
-
-// dieBy ends this process by a signal, without a core file of ours.
-func dieBy(sig syscall.Signal) {
-	_ = syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{})
-	signal.Reset(sig)
-	_ = syscall.Kill(os.Getpid(), sig)
 }

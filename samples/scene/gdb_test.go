@@ -272,13 +272,20 @@ func TestKillEndsAll(t *testing.T) {
 	}
 }
 
-// TestNumbers checks the field notes' other numbers with Debian's gdb 13: on
-// those, gdb reads no pipe, and says so.
+// TestNumbers checks numbers on which gdb reads no pipe: its terminal, and
+// descriptors that it does not have.
 func TestNumbers(t *testing.T) {
-	for _, fd := range []int{20, 60} {
-		t.Run(fmt.Sprintf("from_memory --fd %d", fd), func(t *testing.T) {
-			s := Debug(t, "from_memory", "--fd", strconv.Itoa(fd))
-			s.Expect(fmt.Sprintf(`Could not load shared library symbols for /proc/self/fd/%d`, fd))
+	for _, test := range []struct {
+		fd   int
+		want string
+	}{
+		{0, `/proc/self/fd/0': not in executable format`},
+		{20, `Could not load shared library symbols for /proc/self/fd/20`},
+		{60, `Could not load shared library symbols for /proc/self/fd/60`},
+	} {
+		t.Run(fmt.Sprintf("from_memory --fd %d", test.fd), func(t *testing.T) {
+			s := Debug(t, "from_memory", "--fd", strconv.Itoa(test.fd))
+			s.Expect(test.want)
 			s.Expect(`exited normally`)
 		})
 	}

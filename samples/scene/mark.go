@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -29,10 +28,33 @@ var (
 		if _, err := rand.Read(random); err != nil {
 			return "", fmt.Errorf("make a mark: %w", err)
 		}
+		if err := keepDescriptors(); err != nil {
+			return "", err
+		}
 		prefix := markName + "=" + hex.EncodeToString(random) + "."
 		return prefix, startWatchdog(prefix)
 	})
 )
+
+// keepDescriptors lets no child inherit a descriptor that this process was given
+// by chance, by a shell or a make: it would shift the numbers of gdb's own, on
+// which it depends what gdb does. What Go opens is close-on-exec anyway.
+func keepDescriptors() error {
+	fds, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return fmt.Errorf("keep inherited descriptors from children: %w", err)
+	}
+	for _, entry := range fds {
+		fd, err := strconv.Atoi(entry.Name())
+		if err != nil {
+			return fmt.Errorf("keep inherited descriptors from children: %w", err)
+		}
+		if fd > 2 {
+			syscall.CloseOnExec(fd)
+		}
+	}
+	return nil
+}
 
 // newMark returns an environment variable (NAME=VALUE) that no process has yet.
 func newMark() (string, error) {
@@ -53,8 +75,6 @@ for round in 1 2 3; do
 	done
 done`
 
-var watchdogInput io.WriteCloser
-
 func startWatchdog(prefix string) error {
 	cmd := exec.Command("sh", "-c", watchdog, "sh", prefix)
 	cmd.Env = without(os.Environ(), markName)
@@ -62,14 +82,15 @@ func startWatchdog(prefix string) error {
 	// In a session of its own, so that a Ctrl-C that ends this process leaves
 	// the watchdog to its work.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	input, err := cmd.StdinPipe()
-	if err != nil {
+	if _, err := cmd.StdinPipe(); err != nil {
 		return fmt.Errorf("start the watchdog: %w", err)
 	}
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start the watchdog: %w", err)
 	}
-	watchdogInput = input // referenced for good, else the collector closes it
+	// Waited for not for its end, which this process does not see, but so that
+	// cmd and with it the pipe stay referenced: the collector would close it.
+	go func() { _ = cmd.Wait() }()
 	return nil
 }
 

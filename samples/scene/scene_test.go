@@ -129,6 +129,42 @@ func TestExitCode(t *testing.T) {
 	}
 }
 
+// TestDescriptors starts a test process with more descriptors than it should
+// have; what it starts has only the standard ones.
+func TestDescriptors(t *testing.T) {
+	const variable = "WHOSEFD_TEST_DESCRIPTORS"
+	if os.Getenv(variable) != "" {
+		p := StartSample(t, "from_file", "--wait")
+		p.WaitReady()
+		fds, err := os.ReadDir(procPath(p.PID, "fd"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Print("has ")
+		for _, fd := range fds {
+			fmt.Print(fd.Name(), " ")
+		}
+		fmt.Println()
+		return
+	}
+	Build(t)
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	cmd := exec.Command(os.Args[0], "-test.run=^TestDescriptors$")
+	cmd.Env = append(os.Environ(), variable+"=1")
+	cmd.ExtraFiles = []*os.File{null, null, null}
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if !strings.Contains(string(out), "has 0 1 2 \n") {
+		t.Errorf("the process %s, want 0 1 2", out)
+	}
+}
+
 // TestEndFindsOrphans kills a process whose parent has ended, and which is in a
 // session of its own.
 func TestEndFindsOrphans(t *testing.T) {
