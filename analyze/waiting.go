@@ -74,6 +74,10 @@ func (a *Analyzer) waits(b *event.Blocked) event.Text {
 		return via("waits for another thread of its own")
 	case "nanosleep", "clock_nanosleep":
 		return via("sleeps")
+	case "restart_syscall":
+		// restart_syscall(2) counts the rest of a time-out, of poll or a sleep,
+		// after an interruption; which call it was is not to be seen.
+		return via("waits, at most until a time-out")
 	}
 	if b.Target != nil && b.FD.Known {
 		what := fmt.Sprintf("on descriptor %d, %s", b.FD.Val, describe(*b.Target))

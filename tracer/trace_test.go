@@ -370,7 +370,10 @@ int main(void) {
 		_, err := Trace(ctx, TraceOptions{View: procview.New("/proc"), PID: event.PID(cmd.Process.Pid), Emit: c.emit})
 		cancel()
 		if err != nil {
-			t.Fatalf("cycle %d: %v", i, err)
+			_ = in.Close()
+			_ = cmd.Process.Kill()
+			said, _ := io.ReadAll(out)
+			t.Fatalf("cycle %d: %v; the program said %q, and ended by %v", i, err, said, cmd.Wait())
 		}
 		seen += len(c.calls())
 	}

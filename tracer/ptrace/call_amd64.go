@@ -29,6 +29,19 @@ func interruptedCall(_ event.TID, regs *unix.PtraceRegs) (call *Call, hidden boo
 	return &Call{Nr: regs.Orig_rax, Args: [6]uint64{regs.Rdi, regs.Rsi, regs.Rdx, regs.R10, regs.R8, regs.R9}}, hidden
 }
 
+// startOver makes the registers of a thread at the entry of a call those of one
+// that is about to run the instruction again, and whose call is skipped; false
+// for a call that restarts by itself.
+func startOver(regs *unix.PtraceRegs) bool {
+	if !alwaysEINTR[regs.Orig_rax] {
+		return false
+	}
+	regs.Rax = regs.Orig_rax
+	regs.Orig_rax = negative(1)
+	regs.Rip -= uint64(len(SyscallInstruction))
+	return true
+}
+
 // negative is what a register holds for -v.
 func negative(v uint64) uint64 { return ^v + 1 }
 

@@ -50,3 +50,6 @@ var SyscallInstruction = []byte{0x01, 0x00, 0x00, 0xd4}
 
 // SyscallBehind says where an interrupted thread's instruction is.
 const SyscallBehind = 0
+
+// startOver is not needed here: see interruptedCall, which hides no EINTR.
+func startOver(*unix.PtraceRegs) bool { return false }

@@ -132,6 +132,17 @@ func (k Linux) Interrupted(tid event.TID) (*Call, error) {
 	return call, nil
 }
 
+// Redo implements [Kernel]. The kernel forgets an interrupt when the thread is
+// detached, but the call would still find its mark (TIF_SIGPENDING), which is
+// only wiped on the way back to the program.
+func (k Linux) Redo(tid event.TID) error {
+	regs, err := k.Registers(tid)
+	if err != nil || !startOver(regs) {
+		return err
+	}
+	return k.SetRegisters(tid, regs)
+}
+
 // EventMsg implements [Kernel].
 func (Linux) EventMsg(tid event.TID) (uint64, error) {
 	var msg uint64

@@ -398,11 +398,24 @@ func (l *Loop) DetachAll() error {
 	return errors.Join(errs...)
 }
 
+// hideInterrupt keeps the interrupt that stopped a thread, or may just have been
+// on its way, from being seen as EINTR.
+func (l *Loop) hideInterrupt(tid event.TID) error {
+	if err := l.Kernel.SyscallInfo(tid, &l.info); err != nil {
+		return fmt.Errorf("system call of thread %d: %w", tid, err)
+	}
+	if l.info.Op == OpEntry {
+		return l.Kernel.Redo(tid)
+	}
+	_, err := l.Kernel.Interrupted(tid)
+	return err
+}
+
 // detach lets go of a stopped thread with a signal.
 func (l *Loop) detach(tid event.TID, sig unix.Signal) error {
 	t := l.threads[tid]
 	if t != nil {
-		if _, err := l.Kernel.Interrupted(tid); err != nil {
+		if err := l.hideInterrupt(tid); err != nil {
 			return gone(err)
 		}
 		l.Handler.Leave(t)

@@ -55,6 +55,7 @@ func (f *fake) SyscallInfo(tid event.TID, info *SyscallInfo) error {
 	return nil
 }
 func (f *fake) Interrupted(tid event.TID) (*Call, error) { return f.cur.in, nil }
+func (f *fake) Redo(tid event.TID) error                 { return f.request("redo %d", tid) }
 func (f *fake) EventMsg(event.TID) (uint64, error)       { return f.cur.msg, nil }
 func (f *fake) Resume(tid event.TID, how How, sig unix.Signal) error {
 	return f.request("%s %d %d", [...]string{"syscall", "cont", "listen"}[how], tid, sig)
@@ -266,6 +267,13 @@ func TestLoop(t *testing.T) {
 			want: "seize 10; interrupt 10; BEGIN 10; syscall 10 0; interrupt 10; LEAVE 10; detach 10 10",
 		},
 		{
+			name: "told to stop, and the thread is just about to make a call: the call starts over",
+			script: func(l *Loop) []step {
+				return []step{trap(10), {err: unix.EINTR, do: l.Stop}, entry(10, 232)}
+			},
+			want: "seize 10; interrupt 10; BEGIN 10; syscall 10 0; interrupt 10; redo 10; LEAVE 10; detach 10 0",
+		},
+		{
 			name:  "told to stop while a thread is being made: that one is let go too",
 			tasks: map[event.TID]event.PID{10: 10, 11: 10},
 			script: func(l *Loop) []step {
@@ -313,7 +321,7 @@ func TestLoop(t *testing.T) {
 			name:   "a handler that panics: detached, and the panic goes on",
 			script: func(*Loop) []step { return []step{trap(10), entry(10, 2)} },
 			panic:  "ENTER 10 2",
-			want:   "seize 10; interrupt 10; BEGIN 10; syscall 10 0; ENTER 10 2; LEAVE 10; detach 10 0; PANIC",
+			want:   "seize 10; interrupt 10; BEGIN 10; syscall 10 0; ENTER 10 2; redo 10; LEAVE 10; detach 10 0; PANIC",
 		},
 		{
 			name:  "attach: a thread that is refused lets the others go",

@@ -141,6 +141,10 @@ type Kernel interface {
 	// Interrupted gives the call that a stopped thread was in when an
 	// interrupt reached it, and that will go on by itself; nil if it was in none.
 	Interrupted(tid event.TID) (*Call, error)
+	// Redo makes a thread at the entry of a system call start that call over
+	// once it is let go, if the call would see an interrupt that was on its
+	// way as EINTR. Only right before a detach.
+	Redo(tid event.TID) error
 	// EventMsg is the value that goes with a clone or exec event.
 	EventMsg(tid event.TID) (uint64, error)
 	// Resume lets a stopped thread go on, delivering sig unless it is 0.

@@ -3,7 +3,6 @@ package stack
 import (
 	"bytes"
 	"context"
-	"debug/elf"
 	"encoding/binary"
 	"encoding/hex"
 	"hash/crc32"
@@ -24,6 +23,15 @@ const (
 	// fetchWithin is how long a debuginfod server may take for one file.
 	fetchWithin = 10 * time.Second
 )
+
+// debugObject is debugFile, once.
+func (p *process) debugObject(m *module, main *object) *object {
+	if !m.debugSought {
+		m.debugSought = true
+		m.debug = p.debugFile(m, main, p.fetch)
+	}
+	return m.debug
+}
 
 // debugFile finds the file with the debug info of a stripped one, as gdb does
 // ("Debugging Information in Separate Files"), where the process sees files.
@@ -56,6 +64,33 @@ func (p *process) debugFile(m *module, main *object, fetch bool) *object {
 	return nil
 }
 
+// sharedFile opens the file in which several share part of their debug info
+// (.gnu_debugaltlink: a file name, NUL, its build id); dwz makes it.
+func (p *process) sharedFile(m *module, debug *object) *object {
+	b, err := debug.section(".gnu_debugaltlink").all()
+	if err != nil || len(b) > maxNote {
+		return nil
+	}
+	name, id, ok := bytes.Cut(b, []byte{0})
+	if !ok || len(name) == 0 || len(id) < 2 {
+		return nil
+	}
+	same := func(_ *os.File, e *object) bool { return bytes.Equal(buildID(e), id) }
+	text := hex.EncodeToString(id)
+	// The name is absolute or relative to the debug file's own folder.
+	at := string(name)
+	if !path.IsAbs(at) {
+		at = path.Join(path.Dir(debug.name), at)
+	}
+	for _, at := range []string{at, path.Join(debugFolder, ".build-id", text[:2], text[2:]+".debug"),
+		path.Join(debugFolder, ".dwz", path.Base(at))} {
+		if f := p.openDebug(m, at, same); f != nil {
+			return f
+		}
+	}
+	return nil
+}
+
 // openDebug opens a debug file by the name that it has for the process.
 func (p *process) openDebug(m *module, name string, same func(*os.File, *object) bool) *object {
 	fd, err := p.find(name)
@@ -66,17 +101,25 @@ func (p *process) openDebug(m *module, name string, same func(*os.File, *object)
 	if err != nil {
 		return nil
 	}
-	return m.keep(r, same)
+	f := m.keep(r, same)
+	if f != nil {
+		f.name = name
+	}
+	return f
 }
 
-// keep takes an open debug file, if it belongs to the module.
+// keep takes an open file, if it belongs to the module.
 func (m *module) keep(r *os.File, same func(*os.File, *object) bool) *object {
-	f, err := newELF(r)
-	if err != nil || f.Machine != machine || !same(r, f) {
-		r.Close()
+	defer r.Close()
+	f, err := openELF(r)
+	if err != nil {
 		return nil
 	}
-	m.closers = append(m.closers, r)
+	if f.Machine != machine || !same(r, f) {
+		f.close()
+		return nil
+	}
+	m.objects = append(m.objects, f)
 	return f
 }
 
@@ -97,12 +140,8 @@ func (p *process) fetchDebug(m *module, id []byte) *object {
 
 // buildID reads the note that identifies a build; nil if there is none.
 func buildID(f *object) []byte {
-	sec := f.Section(".note.gnu.build-id")
-	if sec == nil || sec.Type != elf.SHT_NOTE || sec.Size > maxNote {
-		return nil
-	}
-	b, err := sec.Data()
-	if err != nil {
+	b, err := f.section(".note.gnu.build-id").all()
+	if err != nil || len(b) > maxNote {
 		return nil
 	}
 	return parseBuildID(b)
@@ -124,12 +163,8 @@ func parseBuildID(b []byte) []byte {
 
 // debugLink reads .gnu_debuglink: a file name, NUL, padding to 4, CRC-32.
 func debugLink(f *object) (name string, sum uint32, ok bool) {
-	sec := f.Section(".gnu_debuglink")
-	if sec == nil || sec.Type == elf.SHT_NOBITS || sec.Size > maxNote {
-		return "", 0, false
-	}
-	b, err := sec.Data()
-	if err != nil {
+	b, err := f.section(".gnu_debuglink").all()
+	if err != nil || len(b) > maxNote {
 		return "", 0, false
 	}
 	return parseDebugLink(b)
@@ -163,11 +198,11 @@ const maxMini = 64 << 20
 // miniDebugInfo unpacks .gnu_debugdata, an ELF object with more symbols that is
 // packed by xz into some distributions' files.
 func miniDebugInfo(main *object) *object {
-	sec := main.Section(".gnu_debugdata")
-	if sec == nil || sec.Type == elf.SHT_NOBITS {
+	packed, err := main.section(".gnu_debugdata").all()
+	if err != nil || len(packed) == 0 {
 		return nil
 	}
-	r, err := xz.NewReader(io.NewSectionReader(sec, 0, int64(sec.FileSize)))
+	r, err := xz.NewReader(bytes.NewReader(packed))
 	if err != nil {
 		return nil
 	}
@@ -175,7 +210,7 @@ func miniDebugInfo(main *object) *object {
 	if err != nil {
 		return nil
 	}
-	f, err := newELF(bytes.NewReader(b))
+	f, err := newELF(b)
 	if err != nil {
 		return nil
 	}

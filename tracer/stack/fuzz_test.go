@@ -157,6 +157,6 @@ func FuzzNotes(f *testing.F) {
 		if name, _, ok := parseDebugLink(b); ok && name == "" {
 			t.Error("debug link without a name")
 		}
-		parseAranges(b, []uint64{0, 1 << 20, 1 << 40}, func(pc, unit uint64) {})
+		parseAranges(b, []uint64{0, 1 << 20, 1 << 40}, func(uint64) {}, func(pc, unit uint64) {})
 	})
 }

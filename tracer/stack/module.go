@@ -31,12 +31,15 @@ type module struct {
 
 	elfFile *object
 	opened  bool
-	closers []*os.File // open while elfFile and the debug file are in use
+	debug   *object // its separate debug file, nil if there is none
+
+	debugSought bool
+	objects     []*object // to be closed
 }
 
 func (m *module) close() {
-	for _, f := range m.closers {
-		f.Close()
+	for _, o := range m.objects {
+		o.close()
 	}
 }
 
@@ -180,7 +183,7 @@ func (p *process) open(m *module) *object {
 		if err != nil {
 			return nil
 		}
-		m.elfFile, _ = newELF(bytes.NewReader(b))
+		m.elfFile, _ = newELF(b)
 		return m.elfFile
 	}
 	r, err := p.openMapped(m.maps[0])

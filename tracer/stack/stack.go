@@ -8,6 +8,7 @@ package stack
 
 import (
 	"fmt"
+	"runtime/debug"
 
 	"whosefd/tracer/event"
 	"whosefd/tracer/procview"
@@ -59,17 +60,20 @@ func Unwind(v *procview.View, s Snapshot, o Options) event.Stack {
 	if o.MaxFrames <= 0 {
 		o.MaxFrames = defaultFrames
 	}
-	p := &process{pid: s.PID, folder: v.Folder(s.PID), maps: maps,
+	p := &process{pid: s.PID, folder: v.Folder(s.PID), fetch: o.Debuginfod, maps: maps,
 		mem: memory{pid: int(s.PID), start: s.StackStart, copied: s.Stack}}
 	p.modules = findModules(maps)
 	defer p.close()
+
+	// Files are mapped; one that is cut short meanwhile must not end the tool.
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 
 	frames, err := p.unwind(s.Regs, o.MaxFrames)
 	if err != nil {
 		st.Error = err.Error()
 	}
 	found := p.findNames(s, frames, o.Names)
-	named := p.names(frames, o.Debuginfod)
+	named := p.names(frames)
 	for i, f := range frames {
 		parts := p.describe(f, named[i])
 		if len(found[i]) > 0 {
@@ -85,6 +89,7 @@ func Unwind(v *procview.View, s Snapshot, o Options) event.Stack {
 type process struct {
 	pid     event.PID
 	folder  string // /proc/PID
+	fetch   bool   // debug info may be fetched from servers
 	maps    []procview.Mapping
 	mem     memory
 	modules []*module

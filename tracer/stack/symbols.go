@@ -19,7 +19,7 @@ type call struct {
 
 // names finds function names and lines, one slice for each frame: the functions
 // that the compiler has inlined, then the frame's own.
-func (p *process) names(frames []callFrame, debuginfod bool) [][]call {
+func (p *process) names(frames []callFrame) [][]call {
 	named := make([][]call, len(frames))
 	of := map[*module][]int{}
 	for i, f := range frames {
@@ -32,28 +32,30 @@ func (p *process) names(frames []callFrame, debuginfod bool) [][]call {
 		for j, i := range is {
 			pcs[j] = frames[i].lookup - m.bias
 		}
-		for j, calls := range p.namesIn(m, pcs, debuginfod) {
-			named[is[j]] = calls
-		}
+		// A broken file costs only its own frames their names.
+		_ = guarded(func() error {
+			for j, calls := range p.namesIn(m, pcs) {
+				named[is[j]] = calls
+			}
+			return nil
+		})
 	}
 	return named
 }
 
 // namesIn finds the names of addresses of one module's file.
-func (p *process) namesIn(m *module, pcs []uint64, debuginfod bool) [][]call {
+func (p *process) namesIn(m *module, pcs []uint64) [][]call {
 	named := make([][]call, len(pcs))
 	main := p.open(m)
 	if main == nil {
 		return named
 	}
 	debug := main
-	if main.Section(".debug_info") == nil {
-		debug = p.debugFile(m, main, debuginfod)
+	if main.section(".debug_info") == nil {
+		debug = p.debugObject(m, main)
 	}
 	if debug != nil {
-		if calls, err := lines(debug, pcs); err == nil {
-			named = calls
-		}
+		named = lines(debug, pcs, func() *object { return p.sharedFile(m, debug) })
 	}
 	var want []uint64
 	for i, pc := range pcs {
@@ -127,27 +129,25 @@ func (s *symbolSearch) mangled(pc uint64) bool {
 }
 
 const (
-	maxSymbols  = 256 << 20 // bytes of one symbol table
-	symbolSize  = 24        // of Elf64_Sym, elf(5)
-	maxSymName  = 16 << 10
-	firstInName = 256 // bytes of a name that are read at first
+	symbolSize = 24 // of Elf64_Sym, elf(5)
+	maxSymName = 16 << 10
 )
 
 // scan looks through one symbol table of a file for the addresses that have no
 // symbol yet.
 func (s *symbolSearch) scan(f *object, section string) {
-	var err error
-	defer recovered(&err) // a broken table costs only names
 	sec := f.Section(section)
-	if sec == nil || sec.Type == elf.SHT_NOBITS || sec.Size > maxSymbols || s.complete() ||
-		int(sec.Link) >= len(f.Sections) {
+	if sec == nil || s.complete() || int(sec.Link) >= len(f.Sections) {
 		return
 	}
-	data, err := sec.Data()
+	data, err := f.section(section).all()
 	if err != nil {
 		return
 	}
-	names := f.Sections[sec.Link]
+	names, err := f.newSection(f.Sections[sec.Link]).all()
+	if err != nil {
+		return
+	}
 	fresh := make([]bool, len(s.pcs))
 	for i, b := range s.best {
 		fresh[i] = !b.found
@@ -193,7 +193,7 @@ func inSection(f *object, i elf.SectionIndex, addr uint64) bool {
 // offer takes a symbol if it fits better: one with a size before one without,
 // then the nearer, a function before a label, and of several names of one
 // function the one with fewer underscores in front, then a global one.
-func (s *symbolSearch) offer(i int, value uint64, sized bool, info byte, names *elf.Section, at uint32) {
+func (s *symbolSearch) offer(i int, value uint64, sized bool, info byte, names []byte, at uint32) {
 	b := &s.best[i]
 	if b.found && (b.sized && !sized || b.sized == sized && b.value > value) {
 		return
@@ -220,21 +220,14 @@ func (s *symbolSearch) offer(i int, value uint64, sized bool, info byte, names *
 	*b = symbol{found: true, sized: sized, value: value, rank: rank, name: shown, cpp: shown != name}
 }
 
-func symbolName(names *elf.Section, at uint32) string {
-	if names.Flags&elf.SHF_COMPRESSED != 0 || names.Type == elf.SHT_NOBITS {
+// symbolName cuts a name from a table of NUL-terminated ones.
+func symbolName(names []byte, at uint32) string {
+	if uint64(at) >= uint64(len(names)) {
 		return ""
 	}
-	for n := firstInName; n <= maxSymName; n *= 8 {
-		buf := make([]byte, n)
-		got, _ := names.ReadAt(buf, int64(at))
-		if end := bytes.IndexByte(buf[:got], 0); end >= 0 {
-			return string(buf[:end])
-		}
-		if got < n {
-			return ""
-		}
-	}
-	return ""
+	names = names[at:]
+	end := bytes.IndexByte(names[:min(len(names), maxSymName)], 0)
+	return string(names[:max(end, 0)])
 }
 
 // demangled gives a C++, Rust or D name as it is in the source.

@@ -17,7 +17,9 @@ type unwindTable struct {
 	err   error
 	index searchTable
 	all   []*frame.FrameDescriptionEntry // without an index: all, ascending
-	sigs  map[*frame.CommonInformationEntry]bool
+
+	debug     []*frame.FrameDescriptionEntry // of .debug_frame, for what the others lack
+	debugRead bool
 }
 
 // rule is the unwind information of one range of addresses.
@@ -40,26 +42,44 @@ func (p *process) ruleAt(m *module, pc uint64) (r rule, err error) {
 		m.unwind = p.loadTable(m)
 	}
 	t := m.unwind
+	r, err = p.mappedRule(t, pc)
+	if errors.Is(err, errNoRule) {
+		if !t.debugRead {
+			t.debugRead = true
+			t.debug = p.debugTable(m)
+		}
+		return ruleIn(t.debug, pc)
+	}
+	return r, err
+}
+
+// mappedRule looks into what the process itself has for unwinding.
+func (p *process) mappedRule(t *unwindTable, pc uint64) (rule, error) {
 	if t.err != nil {
 		return rule{}, t.err
 	}
 	if t.all != nil {
-		i, found := slices.BinarySearchFunc(t.all, pc, func(e *frame.FrameDescriptionEntry, pc uint64) int {
-			return cmp.Compare(e.Begin(), pc)
-		})
-		if !found {
-			i--
-		}
-		if i < 0 || !t.all[i].Cover(pc) {
-			return rule{}, errNoRule
-		}
-		return newRule(t.all[i])
+		return ruleIn(t.all, pc)
 	}
 	at, ok := t.index.find(pc)
 	if !ok {
 		return rule{}, errNoRule
 	}
 	return p.readRule(at, pc)
+}
+
+// ruleIn finds the entry for an address among ascending ones.
+func ruleIn(all []*frame.FrameDescriptionEntry, pc uint64) (rule, error) {
+	i, found := slices.BinarySearchFunc(all, pc, func(e *frame.FrameDescriptionEntry, pc uint64) int {
+		return cmp.Compare(e.Begin(), pc)
+	})
+	if !found {
+		i--
+	}
+	if i < 0 || !all[i].Cover(pc) {
+		return rule{}, errNoRule
+	}
+	return newRule(all[i])
 }
 
 // loadTable reads the index if there is one, else all of .eh_frame.
@@ -83,21 +103,49 @@ func (p *process) wholeTable(m *module) ([]*frame.FrameDescriptionEntry, error) 
 		return nil, errNoRule
 	}
 	sec := f.Section(".eh_frame")
-	if sec == nil || sec.Size > maxTable || sec.Size == 0 {
+	if sec == nil {
 		return nil, errNoRule
 	}
-	data, err := sec.Data()
-	if err != nil {
-		return nil, fmt.Errorf(".eh_frame: %w", err)
+	return parseTable(f, sec.Name, 0, m.bias+sec.Addr)
+}
+
+// debugTable parses .debug_frame, which code that was built without .eh_frame
+// may have, in the file or in its separate debug file.
+func (p *process) debugTable(m *module) (all []*frame.FrameDescriptionEntry) {
+	_ = guarded(func() (err error) {
+		f := p.open(m)
+		if f == nil || !m.known {
+			return nil
+		}
+		if f.section(".debug_frame") == nil {
+			if f = p.debugObject(m, f); f == nil {
+				return nil
+			}
+		}
+		all, err = parseTable(f, ".debug_frame", m.bias, 0)
+		return err
+	})
+	return all
+}
+
+// parseTable parses a whole section, whose addresses are relative to the file's
+// base or, for .eh_frame, to at, where the section is.
+func parseTable(f *object, section string, base, at uint64) ([]*frame.FrameDescriptionEntry, error) {
+	data, err := f.section(section).all()
+	if err == nil && (len(data) == 0 || len(data) > maxTable) {
+		return nil, errNoRule
 	}
-	all, err := frame.Parse(data, binary.LittleEndian, 0, 8, m.bias+sec.Addr)
 	if err != nil {
-		return nil, fmt.Errorf(".eh_frame: %w", err)
+		return nil, fmt.Errorf("%s: %w", section, err)
 	}
-	slices.SortFunc(all, func(a, b *frame.FrameDescriptionEntry) int { return cmp.Compare(a.Begin(), b.Begin()) })
+	all, err := frame.Parse(data, binary.LittleEndian, base, 8, at)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", section, err)
+	}
 	if len(all) == 0 {
 		return nil, errNoRule
 	}
+	slices.SortFunc(all, func(a, b *frame.FrameDescriptionEntry) int { return cmp.Compare(a.Begin(), b.Begin()) })
 	return all, nil
 }
 
