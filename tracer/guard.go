@@ -142,9 +142,9 @@ func (g *guard) Begin(t *ptrace.Thread, in *ptrace.Call) {
 		return
 	}
 	s.repair(g, t, in)
-	if c := g.callOf(t); s.Done && c.active {
-		target := g.view.Target(t.PID, s.FD)
-		c.ev.Target = &target // what the read that goes on reads from now
+	if s.Done {
+		// What the read that goes on reads from now.
+		g.callOf(t).ev.Target = g.fds.fresh(s.FD)
 	}
 	delete(g.stuck, t.TID)
 	if len(g.stuck) == 0 {

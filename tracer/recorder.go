@@ -2,6 +2,7 @@ package tracer
 
 import (
 	"bytes"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -32,8 +33,13 @@ type recorder struct {
 	inferiors *inferiors
 	emit      func(event.Event)
 
-	count   int64 // syscall events emitted
-	foreign bool  // a call of another architecture was met, and said
+	fds     *fdTable
+	cpu     *affinity
+	watched map[uint64]string // numbers of the calls that fdTable.watch and others look at
+
+	count   int64  // syscall events emitted
+	restart uint64 // number of restart_syscall(2)
+	foreign bool   // a call of another architecture was met, and said
 	path    [maxPath]byte
 	mem     []byte
 }
@@ -46,7 +52,21 @@ type call struct {
 	// active: the call is of those that are shown. pending: it was already
 	// reported as unfinished, and its end will complete that.
 	active, pending bool
-	led             *rewritten // by guard
+	// exposed is the thread whose CPU mask the call is about; 0 for none.
+	exposed event.TID
+	led     *rewritten // by guard
+}
+
+func newRecorder(v *procview.View, calls *decode.Table, start time.Time, debugger event.PID, in *inferiors, emit func(event.Event)) *recorder {
+	r := &recorder{view: v, calls: calls, start: start, debugger: debugger, inferiors: in, emit: emit,
+		fds: newFDTable(v, debugger), watched: map[uint64]string{}}
+	for _, name := range append([]string{"ptrace", "unshare", "io_uring_setup"}, exposes...) {
+		if nr, ok := calls.Number(name); ok {
+			r.watched[nr] = name
+		}
+	}
+	r.restart, _ = calls.Number("restart_syscall")
+	return r
 }
 
 func (r *recorder) now() event.Micros { return event.Micros(time.Since(r.start).Microseconds()) }
@@ -65,6 +85,7 @@ func (r *recorder) callOf(t *ptrace.Thread) *call {
 func (r *recorder) Begin(t *ptrace.Thread, in *ptrace.Call) {
 	c := r.callOf(t)
 	*c = call{}
+	r.cpu.pin(t.TID)
 	if in == nil {
 		return
 	}
@@ -86,14 +107,20 @@ func (r *recorder) Enter(t *ptrace.Thread, arch uint32) {
 		}
 		return
 	}
-	name := r.calls.Name(t.Call.Nr)
-	if c.pending && (name == "restart_syscall" || t.Call.Nr == c.nr(r.calls) && t.Call.Args == c.args) {
+	if name, ok := r.watched[t.Call.Nr]; ok {
+		r.fds.watch(t, name)
+		if name == "ptrace" {
+			r.inferiors.forget()
+		}
+		if slices.Contains(exposes, name) {
+			c.exposed = concerned(t, name)
+			r.cpu.free(c.exposed)
+		}
+	}
+	if c.pending && (t.Call.Nr == r.restart || t.Call.Nr == c.nr(r.calls) && t.Call.Args == c.args) {
 		return // the kernel makes the interrupted call again
 	}
-	if name == "ptrace" {
-		r.inferiors.forget()
-	}
-	t.WantExit = r.decodeEntry(t, c, t.Call.Nr, t.Call.Args)
+	t.WantExit = r.decodeEntry(t, c, t.Call.Nr, t.Call.Args) || c.exposed != 0
 }
 
 func (c *call) nr(calls *decode.Table) uint64 {
@@ -141,9 +168,9 @@ func (r *recorder) decodeEntry(t *ptrace.Thread, c *call, nr uint64, args [6]uin
 	}
 	r.readMemoryArgs(t, c)
 	if ev.FD.Known {
-		target := r.view.Target(t.PID, ev.FD.Val)
-		ev.Target = &target
+		ev.Target = r.fds.look(ev.FD.Val)
 	}
+	r.fds.forget(row, args)
 	return true
 }
 
@@ -171,8 +198,15 @@ func (r *recorder) readMemoryArgs(t *ptrace.Thread, c *call) {
 // Exit implements [ptrace.Handler].
 func (r *recorder) Exit(t *ptrace.Thread, rval int64, failed bool) {
 	c := r.callOf(t)
+	if c.exposed != 0 {
+		r.cpu.pin(c.exposed)
+		c.exposed = 0
+	}
 	if !c.active {
 		return
+	}
+	if c.ev.TID != t.TID { // execve(2) by a thread that is the leader now
+		r.cpu.renamed(c.ev.TID, t.TID)
 	}
 	ret, errno := decode.Result(rval)
 	if decode.Restarts(int(-rval)) && failed {
@@ -182,6 +216,7 @@ func (r *recorder) Exit(t *ptrace.Thread, rval int64, failed bool) {
 	} else if !failed {
 		ret, errno = rval, 0
 	}
+	r.fds.forget(c.row, c.args)
 	now := r.now()
 	ev := c.ev
 	ev.Resumed = c.pending
@@ -202,8 +237,7 @@ func (r *recorder) Exit(t *ptrace.Thread, rval int64, failed bool) {
 // atExit looks at what a successful call left behind.
 func (r *recorder) atExit(t *ptrace.Thread, c *call, ev *event.Syscall) {
 	if c.row.MakesFD(c.args) {
-		target := r.view.Target(t.PID, event.FD(ev.Ret.Val))
-		ev.Target = &target
+		ev.Target = r.fds.fresh(event.FD(ev.Ret.Val))
 	}
 	for i, kind := range c.row.Args {
 		switch kind {
@@ -258,10 +292,14 @@ func statTarget(known *event.Target, st decode.Stat) *event.Target {
 
 // Leave implements [ptrace.Handler]: a call that is still going on is reported
 // as unfinished.
-func (r *recorder) Leave(t *ptrace.Thread) { r.Gone(t) }
+func (r *recorder) Leave(t *ptrace.Thread) {
+	r.cpu.free(t.TID)
+	r.Gone(t)
+}
 
 // Gone implements [ptrace.Handler].
 func (r *recorder) Gone(t *ptrace.Thread) {
+	r.cpu.gone(t.TID)
 	if c := r.callOf(t); c.active && !c.pending {
 		r.unfinished(c)
 		c.active = false

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"time"
 
@@ -32,6 +33,9 @@ type TraceOptions struct {
 	Inferiors []event.PID
 	// For ends the trace after that time; 0 does not.
 	For time.Duration
+	// Keeper takes what is needed to give CPU masks back if this process is
+	// killed: see [StartKeeper]. Without one, threads run where they like.
+	Keeper io.Writer
 	// Attached is called once the process is followed.
 	Attached func()
 	// Emit takes each event as it happens, on the tracer's thread: while it
@@ -79,7 +83,8 @@ func watch(ctx context.Context, o TraceOptions, g *GuardOptions) (Outcome, error
 	}
 	in := &inferiors{view: o.View, debugger: pid, named: o.Inferiors, emit: t.emit, now: t.now,
 		maps: map[event.PID][]event.LinkMap{}, toldPID: map[event.PID]bool{}, toldMap: map[entry]bool{}}
-	rec := &recorder{view: o.View, calls: calls, start: t.start, debugger: pid, inferiors: in, emit: t.emit}
+	rec := newRecorder(o.View, calls, t.start, pid, in, t.emit)
+	rec.cpu = newAffinity(o.View, pid, o.Keeper)
 	t.loop.Handler = rec
 	if g != nil {
 		t.loop.Handler = newGuard(rec, g, t.loop.Stop)

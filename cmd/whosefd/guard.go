@@ -78,7 +78,9 @@ func (a *app) runGuard(ctx context.Context, f *follow, g tracer.GuardOptions, ve
 		return rec.write(ev)
 	}
 	ctx, signalled := untilSignal(ctx, g.PID == 0)
+	done := f.keeper(&g.TraceOptions)
 	out, err := tracer.Guard(ctx, g)
+	done()
 	sig := signalled()
 	if err = errors.Join(err, rec.close()); err != nil {
 		return err

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/term"
 
 	"whosefd/analyze/report"
+	"whosefd/tracer"
 	"whosefd/tracer/procview"
 )
 
@@ -28,6 +29,10 @@ const (
 )
 
 func main() {
+	if len(os.Args) == 2 && os.Args[1] == tracer.KeeperArg {
+		tracer.KeepAffinity(os.Stdin)
+		return
+	}
 	a := &app{
 		in: os.Stdin, out: os.Stdout, err: os.Stderr,
 		getenv:   os.Getenv,

@@ -24,6 +24,7 @@ import (
 type follow struct {
 	target
 	output       string
+	cpu          string
 	inferiors    []string
 	findingsExit bool
 }
@@ -33,6 +34,8 @@ func (f *follow) flags(cmd *cobra.Command) {
 	cmd.Flags().StringVarP(&f.output, "output", "o", "", "record to this file, as JSON lines")
 	cmd.Flags().StringSliceVar(&f.inferiors, "inferior", nil, "a process that the debugger looks at, where it is not its tracer")
 	cmd.Flags().BoolVar(&f.findingsExit, "findings-exit", false, "of a launched command: exit with 0 or 1 for findings, not with its own code")
+	cmd.Flags().StringVar(&f.cpu, "cpu", "auto", "auto: run the followed threads on one CPU meanwhile, which is faster; off: leave them where they are")
+	complete(cmd, "cpu", "auto", "off")
 	cmd.Flags().SetInterspersed(false)
 }
 
@@ -40,6 +43,9 @@ func (f *follow) flags(cmd *cobra.Command) {
 // one before it is a process.
 func (f *follow) options(a *app, cmd *cobra.Command, args []string) (o tracer.TraceOptions, err error) {
 	o = tracer.TraceOptions{View: a.view, Tool: tool()}
+	if err := oneOf("--cpu", f.cpu, "auto", "off"); err != nil {
+		return o, err
+	}
 	if o.Inferiors, err = a.processes(f.inferiors); err != nil {
 		return o, err
 	}
@@ -76,6 +82,20 @@ func (f *follow) outcome(o *tracer.TraceOptions, out tracer.Outcome, sig os.Sign
 		return exit{code: out.Code}
 	}
 	return nil
+}
+
+// keeper starts what gives the CPU masks back if we are killed, unless masks
+// are to be left alone. The function that it gives ends it.
+func (f *follow) keeper(o *tracer.TraceOptions) func() {
+	if f.cpu == "off" {
+		return func() {}
+	}
+	k, err := tracer.StartKeeper()
+	if err != nil {
+		return func() {} // slower, and all right
+	}
+	o.Keeper = k
+	return func() { _ = k.Close() }
 }
 
 // recorder writes events to a file.
@@ -181,7 +201,9 @@ func (a *app) runTrace(ctx context.Context, f *follow, o tracer.TraceOptions, fi
 		return rec.write(ev)
 	}
 	ctx, signalled := untilSignal(ctx, o.PID == 0)
+	done := f.keeper(&o)
 	out, err := tracer.Trace(ctx, o)
+	done()
 	sig := signalled()
 	if err = errors.Join(err, rec.close()); err != nil {
 		return err

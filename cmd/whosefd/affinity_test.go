@@ -1,0 +1,74 @@
+package main
+
+import (
+	"os"
+	"os/exec"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"whosefd/samples/scene"
+)
+
+// allowed is the list of CPUs on which a process may run.
+func allowed(t *testing.T, pid int) string {
+	t.Helper()
+	return statusLine(t, pid, "Cpus_allowed_list")
+}
+
+// The CPU mask is ours only while it cannot be seen.
+func TestAffinity(t *testing.T) {
+	scene.Require(t, "ptrace")
+	if runtime.NumCPU() < 2 {
+		t.Skip("one CPU: there is nothing to choose")
+	}
+	whole := allowed(t, os.Getpid())
+	t.Run("a child does not inherit it", func(t *testing.T) {
+		out, _, _ := whosefd(t, "trace", "--", "sh", "-c", "grep Cpus_allowed_list /proc/self/status; nproc; taskset -p $$")
+		if n := strconv.Itoa(runtime.NumCPU()); !strings.Contains(out, "\t"+whole+"\n"+n+"\n") {
+			t.Errorf("want %s and %s:\n%s", whole, n, out)
+		}
+	})
+	t.Run("the program does not see it", func(t *testing.T) {
+		if out, _, _ := whosefd(t, "trace", "--", "nproc"); strings.TrimSpace(out) != strconv.Itoa(runtime.NumCPU()) {
+			t.Errorf("nproc: %s", out)
+		}
+	})
+	for name, sig := range map[string]syscall.Signal{"INT": syscall.SIGINT, "KILL": syscall.SIGKILL} {
+		t.Run("back after SIG"+name, func(t *testing.T) {
+			cmd := exec.Command("sleep", "300")
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+			r := startWhosefd(t, "trace", "-p", strconv.Itoa(cmd.Process.Pid))
+			eventually(t, "on one CPU", func() bool { return allowed(t, cmd.Process.Pid) != whole })
+			if err := r.Process.Signal(sig); err != nil {
+				t.Fatal(err)
+			}
+			r.wait(t)
+			eventually(t, "its own mask back", func() bool { return allowed(t, cmd.Process.Pid) == whole })
+			untraced(t, cmd.Process.Pid)
+		})
+	}
+	t.Run("off", func(t *testing.T) {
+		cmd := exec.Command("cat")
+		in, err := cmd.StdinPipe() // which nobody writes to
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer in.Close()
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+		r := startWhosefd(t, "trace", "--cpu", "off", "-p", strconv.Itoa(cmd.Process.Pid))
+		eventually(t, "traced", func() bool { return statusLine(t, cmd.Process.Pid, "TracerPid") != "0" })
+		eventually(t, "seen", func() bool { return strings.Contains(r.stdout.String(), "unfinished") })
+		if now := allowed(t, cmd.Process.Pid); now != whole {
+			t.Errorf("runs on %s of %s", now, whole)
+		}
+	})
+}

@@ -1,0 +1,91 @@
+package tracer
+
+import (
+	"encoding/binary"
+
+	"golang.org/x/sys/unix"
+
+	"whosefd/tracer/decode"
+	"whosefd/tracer/event"
+	"whosefd/tracer/procview"
+	"whosefd/tracer/ptrace"
+)
+
+// fdTable remembers what the descriptors of a process lead to, so that /proc is
+// asked once for each descriptor and not on every call. It stays right because
+// every call that drops a descriptor or replaces it is seen, at its entry and
+// at its exit; no other gives a number that is in use a new meaning. Only the
+// text of the link may have become old: a file can be renamed or removed.
+//
+// Where the table can change unseen it is not kept: a process that shares it
+// (clone(2) with CLONE_FILES), a thread with a table of its own (unshare(2)),
+// and io_uring(7), which closes and opens without system calls.
+type fdTable struct {
+	view    *procview.View
+	pid     event.PID
+	targets map[event.FD]*event.Target
+	off     bool
+}
+
+// maxTargets bounds the table; a process with more open descriptors is asked
+// for the others each time.
+const maxTargets = 1 << 16
+
+func newFDTable(v *procview.View, pid event.PID) *fdTable {
+	return &fdTable{view: v, pid: pid, targets: map[event.FD]*event.Target{}}
+}
+
+// look gives what a descriptor leads to. The result is shared: it must not be
+// changed.
+func (f *fdTable) look(fd event.FD) *event.Target {
+	if t := f.targets[fd]; t != nil && !f.off {
+		return t
+	}
+	return f.fresh(fd)
+}
+
+// fresh asks /proc, for a descriptor that was just made.
+func (f *fdTable) fresh(fd event.FD) *event.Target {
+	t := f.view.Target(f.pid, fd)
+	if !f.off && t.Error == "" && len(f.targets) < maxTargets {
+		f.targets[fd] = &t
+	}
+	return &t
+}
+
+// forget drops what a call is about to change, or has changed. It is called at
+// the entry, since the call may take effect at any time after that, and at the
+// exit, since another thread may have asked in between.
+func (f *fdTable) forget(row *decode.Call, args [6]uint64) {
+	switch row.Change {
+	case decode.Drops:
+		delete(f.targets, event.FD(decode.Int32(args[row.FDArg()])))
+	case decode.Replaces:
+		delete(f.targets, event.FD(decode.Int32(args[row.NewFDArg()])))
+	case decode.DropsRange, decode.DropsOnExec:
+		clear(f.targets)
+	}
+}
+
+// watch looks at the calls that change how the table is shared.
+func (f *fdTable) watch(t *ptrace.Thread, name string) {
+	flags := t.Call.Args[0]
+	switch name {
+	case "clone3":
+		var b [8]byte // struct clone_args begins with the flags (linux/sched.h)
+		if n, _ := ptrace.ReadMemory(t.TID, t.Call.Args[0], b[:]); n != len(b) {
+			return
+		}
+		flags = binary.LittleEndian.Uint64(b[:])
+	case "clone":
+	case "unshare":
+		f.off = f.off || flags&unix.CLONE_FILES != 0
+		return
+	case "io_uring_setup":
+		f.off = true
+		return
+	default:
+		return
+	}
+	f.off = f.off || flags&unix.CLONE_FILES != 0 && flags&unix.CLONE_THREAD == 0
+}
