@@ -54,8 +54,9 @@ inside the debugger, puts it behind that descriptor, and lets the read go on.
 Nothing is killed. It is done only where identity proves both ends.
 
 Then it stays as a guard, until the debugger ends or Ctrl-C, since gdb opens the
-name again later. With --detach it leaves at once: gdb then keeps the symbols
-that it has read, but hangs again when it opens the name the next time.`,
+name again later. With --detach it leaves at once: when gdb opens the name the
+next time, which may be at once, it reads the wrong file again. It then has no
+symbols of this library, or incomplete ones, or hangs again.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return r.run(cmd.Context(), args) },
 	}
@@ -95,7 +96,7 @@ func (r *repairCmd) run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	err = r.carryOut(ctx, pid, plan, d, rec)
+	err = r.carryOut(ctx, pid, plan, rec)
 	return errors.Join(err, rec.close())
 }
 
@@ -145,7 +146,7 @@ const (
 	maxRounds = 64
 )
 
-func (r *repairCmd) carryOut(ctx context.Context, pid event.PID, plan *analyze.Plan, d *analyze.Diagnosis, rec *recorder) error {
+func (r *repairCmd) carryOut(ctx context.Context, pid event.PID, plan *analyze.Plan, rec *recorder) error {
 	stay := !r.detach && !r.release
 	ctx, signalled := untilSignal(ctx, false)
 	defer signalled()
@@ -175,21 +176,21 @@ func (r *repairCmd) carryOut(ctx context.Context, pid event.PID, plan *analyze.P
 			}
 			return err
 		}
-		next, nd := r.hungAgain(ctx, pid)
+		next := r.hungAgain(ctx, pid)
 		if next == nil || round == maxRounds || ctx.Err() != nil {
 			return r.report(ctx, pid, res, tasks, reads, false)
 		}
 		if err := r.report(ctx, pid, res, tasks, reads, false); err != nil {
 			return err
 		}
-		plan, d = next, nd
+		plan = next
 		res.Plan = plan
 	}
 }
 
 // hungAgain waits for the debugger to settle, and gives the plan for its next
 // hang, nil if there is none.
-func (r *repairCmd) hungAgain(ctx context.Context, pid event.PID) (*analyze.Plan, *analyze.Diagnosis) {
+func (r *repairCmd) hungAgain(ctx context.Context, pid event.PID) *analyze.Plan {
 	makePlan := analyze.PlanRepair
 	if r.release {
 		makePlan = analyze.PlanRelease
@@ -200,13 +201,13 @@ func (r *repairCmd) hungAgain(ctx context.Context, pid event.PID) (*analyze.Plan
 		}
 		d, err := r.a.diagnose(ctx, pid)
 		if err != nil {
-			return nil, nil
+			return nil
 		}
 		if plan, err := makePlan(d); err == nil {
-			return plan, d
+			return plan
 		}
 	}
-	return nil, nil
+	return nil
 }
 
 // ended notes the reads that were stuck and have returned.
@@ -228,6 +229,21 @@ func (e *ended) get(tid event.TID) (int64, bool) {
 	defer e.mu.Unlock()
 	n, ok := e.of[tid]
 	return n, ok
+}
+
+// now says what the debugger does. We follow it, so at some moments it is
+// stopped by us; another moment says more.
+func (r *repairCmd) now(ctx context.Context, pid event.PID) string {
+	for try := 0; ; try++ {
+		d, err := r.a.diagnose(ctx, pid)
+		if err != nil {
+			return "the debugger has ended"
+		}
+		if d.Debugger.State != "traced" && d.Debugger.State != "running" || try == 20 {
+			return string(d.Summary)
+		}
+		time.Sleep(25 * time.Millisecond)
+	}
 }
 
 // report waits until the debugger has left the read, and says what was done and
@@ -257,11 +273,7 @@ func (r *repairCmd) report(ctx context.Context, pid event.PID, res repairResult,
 		}
 		res.Threads = append(res.Threads, one)
 	}
-	if d, err := r.a.diagnose(ctx, pid); err == nil {
-		res.Now = string(d.Summary)
-	} else {
-		res.Now = "the debugger has ended"
-	}
+	res.Now = r.now(ctx, pid)
 	if r.format == "json" {
 		return errors.Join(r.json(res), failed)
 	}
@@ -284,7 +296,11 @@ func (r *repairCmd) report(ctx context.Context, pid event.PID, res repairResult,
 	if failed != nil {
 		return failed
 	}
-	end := "Left. If the debugger opens that name again, it hangs again: run repair again then, or use guard."
+	end := "Left. Whenever the debugger opens the name again, it gets the wrong file again: it misses symbols of the library, or hangs. " +
+		"Run repair again then, or without --detach, or use guard."
+	if r.release {
+		end = "Left. The debugger goes on without symbols of the library. If it opens the name again, it hangs again."
+	}
 	if stay {
 		end = "Staying as a guard, since the debugger opens that name again later. Ctrl-C ends that; the debugger runs on."
 	}

@@ -1,0 +1,440 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"os"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"whosefd/analyze"
+	"whosefd/samples/scene"
+)
+
+// stopAtFoo is where gdb stops if it has read the file that the inferior has
+// mapped.
+const stopAtFoo = `foo \(x=21\) at [^\n]*lib\.c:1\r\n[^\n]*\r\n\(gdb\) $`
+
+// trouble is what gdb says of a library that it could not read, or read wrongly.
+var trouble = regexp.MustCompile(`(?i)warning:[^\r\n]*|Can't read[^\r\n]*|not in executable format[^\r\n]*|Could not load[^\r\n]*`)
+
+// noTrouble fails the test if gdb has complained about a library. Of the
+// C library's own separate debug files it may.
+func noTrouble(t *testing.T, gdb *scene.Session) {
+	t.Helper()
+	for _, line := range trouble.FindAllString(gdb.Output(), -1) {
+		if !strings.Contains(line, "libthread_db") && !strings.Contains(line, "Error disabling address space") {
+			t.Errorf("gdb says %q", line)
+		}
+	}
+}
+
+// goesOn checks that gdb, stopped in foo, has the library's symbols, that its
+// backtrace is whole, and that the program runs to its end.
+func goesOn(t *testing.T, gdb *scene.Session, lib string, copies int) {
+	t.Helper()
+	if shown := gdb.Command("info sharedlibrary"); !regexp.MustCompile(`Yes[ ]+` + regexp.QuoteMeta(lib) + `\r`).MatchString(shown) {
+		t.Errorf("info sharedlibrary:\n%s", shown)
+	}
+	if shown := gdb.Command("bt"); !regexp.MustCompile(`#0 [^\n]*foo \(x=21\)[^\n]*\n#1 [^\n]* main \(`).MatchString(shown) {
+		t.Errorf("bt:\n%s", shown)
+	}
+	for range copies - 1 {
+		gdb.Send("continue")
+		gdb.Expect(stopAtFoo)
+	}
+	gdb.Send("continue")
+	gdb.Expect(`exited normally`)
+	gdb.Expect(scene.Prompt)
+	noTrouble(t, gdb)
+}
+
+// way is one in which the sample loads its library.
+type way struct {
+	name   string
+	args   []string
+	attach bool
+	lib    string
+	copies int
+	long   bool // only without -short
+}
+
+// waysToHang are the ways that make gdb hang.
+func waysToHang() []way {
+	ws := []way{
+		{name: "fd 4"},
+		{name: "thread-self", args: []string{"--name", "thread-self"}, lib: "/proc/thread-self/fd/4"},
+		{name: "dev-fd", args: []string{"--name", "dev-fd"}, lib: "/dev/fd/4"},
+		{name: "by a thread", args: []string{"--thread"}},
+		{name: "O_TMPFILE", args: []string{"--tmpfile"}},
+		{name: "three libraries", args: []string{"--copies", "3"}, copies: 3},
+		{name: "attached", attach: true},
+		{name: "attached, closed", attach: true, args: []string{"--after", "close"}},
+		{name: "attached, reused", attach: true, args: []string{"--after", "reuse"}},
+		{name: "attached, three libraries", attach: true, args: []string{"--copies", "3"}, copies: 3, long: true},
+		{name: "attached, thread-self by a thread", attach: true, args: []string{"--thread", "--name", "thread-self"}, lib: "/proc/thread-self/fd/4", long: true},
+	}
+	for _, fd := range []string{"3", "5", "6", "7", "8", "9"} {
+		ws = append(ws, way{name: "fd " + fd, args: []string{"--fd", fd}, lib: "/proc/self/fd/" + fd, long: fd != "3" && fd != "9"})
+	}
+	for i := range ws {
+		if ws[i].lib == "" {
+			ws[i].lib = "/proc/self/fd/4"
+		}
+		ws[i].copies = max(ws[i].copies, 1)
+	}
+	return ws
+}
+
+func (w *way) hang(t *testing.T) *scene.Session {
+	t.Helper()
+	if w.attach {
+		gdb, _ := scene.HangAttached(t, w.args...)
+		return gdb
+	}
+	return scene.Hang(t, w.args...)
+}
+
+// repaired waits until a repair that stays says what it did.
+func (r *running) repaired(t *testing.T) string {
+	t.Helper()
+	eventually(t, "repair says what it did", func() bool {
+		select {
+		case <-r.done:
+			t.Fatalf("repair ended: exit code %d\n%s%s", r.ProcessState.ExitCode(), r.stdout.String(), r.stderr.String())
+		default:
+		}
+		return strings.Contains(r.stdout.String(), "Ctrl-C ends that")
+	})
+	out := r.stdout.String()
+	if !strings.Contains(out, "Repaired: descriptor ") || !strings.Contains(out, "the read that hung has returned") {
+		t.Errorf("repair says %q", out)
+	}
+	return out
+}
+
+func TestRepair(t *testing.T) {
+	for _, w := range waysToHang() {
+		t.Run(w.name, func(t *testing.T) {
+			if w.long && testing.Short() {
+				t.Skip("a long test")
+			}
+			scene.Require(t, "gdb", "ptrace", "root")
+			gdb := w.hang(t)
+			r := startWhosefd(t, "repair", strconv.Itoa(gdb.PID))
+			r.repaired(t)
+			if w.attach {
+				gdb.Expect(scene.Prompt)
+				gdb.Command("break foo")
+				gdb.Command("set var whosefd_wait = 0")
+				gdb.Send("continue")
+			}
+			gdb.Expect(stopAtFoo)
+			goesOn(t, gdb, w.lib, w.copies)
+			gdb.Send("quit 7")
+			if code := gdb.Wait(); code != 7 {
+				t.Errorf("gdb's exit code is %d", code)
+			}
+			if code := r.wait(t); code != exitNothing {
+				t.Errorf("exit code %d: %s%s", code, r.stdout.String(), r.stderr.String())
+			}
+		})
+	}
+}
+
+// table is what each descriptor of a process leads to, with its flags.
+func table(t *testing.T, pid int) map[int]string {
+	t.Helper()
+	dir := fmt.Sprintf("/proc/%d/", pid)
+	entries, err := os.ReadDir(dir + "fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	fds := map[int]string{}
+	for _, e := range entries {
+		n, err := strconv.Atoi(e.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		link, err := os.Readlink(dir + "fd/" + e.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		info := procFile(t, pid, "fdinfo/"+e.Name())
+		flags := ""
+		for line := range strings.Lines(info) {
+			if strings.HasPrefix(line, "flags:") {
+				flags = strings.Fields(line)[1]
+			}
+		}
+		fds[n] = link + " " + flags
+	}
+	return fds
+}
+
+// signalState is a process's mask and dispositions.
+func signalState(t *testing.T, pid int) string {
+	t.Helper()
+	return statusLine(t, pid, "SigBlk") + " " + statusLine(t, pid, "SigCgt") + " " + statusLine(t, pid, "SigIgn") + " " + statusLine(t, pid, "SigPnd")
+}
+
+// --detach leaves at once. gdb is stopped by job control meanwhile, so that it is
+// seen just as the repair leaves it: nothing has changed but the one descriptor,
+// and it is in the same call.
+func TestRepairDetach(t *testing.T) {
+	scene.Require(t, "gdb", "ptrace", "root")
+	gdb := scene.Hang(t)
+	fd := gdb.WaitBlocked(scene.Patience)
+	if err := syscall.Kill(gdb.PID, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	stopped := func() bool { return strings.HasPrefix(statusLine(t, gdb.PID, "State"), "T (stopped)") }
+	eventually(t, "gdb is stopped", stopped)
+	want, call, signals, affinity := table(t, gdb.PID), procFile(t, gdb.PID, "syscall"), signalState(t, gdb.PID), statusLine(t, gdb.PID, "Cpus_allowed")
+	out, stderr, code := whosefd(t, "repair", "--detach", strconv.Itoa(gdb.PID))
+	if code != exitNothing || !strings.Contains(out, "Repaired: descriptor "+strconv.Itoa(fd)) || !strings.Contains(out, "opens the name again") {
+		t.Errorf("exit code %d: %s%s", code, out, stderr)
+	}
+	untraced(t, gdb.PID)
+	eventually(t, "gdb is stopped again", stopped)
+	want[fd] = "/memfd:libfunction (deleted) " + strings.Fields(want[fd])[1]
+	if now := table(t, gdb.PID); !maps.Equal(now, want) {
+		t.Errorf("descriptors %v, want %v", now, want)
+	}
+	if now := procFile(t, gdb.PID, "syscall"); now != call {
+		t.Errorf("it is in %s, was in %s", now, call)
+	}
+	if now := signalState(t, gdb.PID); now != signals {
+		t.Errorf("signals %s, were %s", now, signals)
+	}
+	if now := statusLine(t, gdb.PID, "Cpus_allowed"); now != affinity {
+		t.Errorf("CPUs %s, were %s", now, affinity)
+	}
+	if err := syscall.Kill(gdb.PID, syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	gdb.Expect(stopAtFoo)
+	if shown := gdb.Command("info sharedlibrary"); !regexp.MustCompile(`Yes +/proc/self/fd/4`).MatchString(shown) {
+		t.Errorf("info sharedlibrary:\n%s", shown)
+	}
+}
+
+// A gdb that is stopped by job control is repaired all the same, and stays
+// stopped until it is continued.
+func TestRepairStopped(t *testing.T) {
+	scene.Require(t, "gdb", "ptrace", "root")
+	gdb := scene.Hang(t)
+	if err := syscall.Kill(gdb.PID, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	r := startWhosefd(t, "repair", strconv.Itoa(gdb.PID))
+	eventually(t, "repair says what it did", func() bool { return strings.Contains(r.stdout.String(), "Ctrl-C ends that") })
+	if strings.Contains(gdb.Output(), "foo (x=21)") {
+		t.Error("gdb ran on")
+	}
+	if err := syscall.Kill(gdb.PID, syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	gdb.Expect(stopAtFoo)
+	goesOn(t, gdb, "/proc/self/fd/4", 1)
+}
+
+// --release ends the read; gdb goes on without the library.
+func TestRepairRelease(t *testing.T) {
+	scene.Require(t, "gdb", "ptrace", "root")
+	gdb, _ := scene.HangAttached(t)
+	out, stderr, code := whosefd(t, "repair", "--release", strconv.Itoa(gdb.PID))
+	if code != exitNothing || !strings.Contains(out, "an empty file now") {
+		t.Errorf("exit code %d: %s%s", code, out, stderr)
+	}
+	gdb.Expect(scene.Prompt)
+	if shown := gdb.Command("print 6 * 7"); !strings.Contains(shown, "$1 = 42") {
+		t.Errorf("print shows %q", shown)
+	}
+	if shown := gdb.Command("info sharedlibrary"); strings.Contains(shown, "Yes         /proc/self/fd") {
+		t.Errorf("info sharedlibrary:\n%s", shown)
+	}
+	untraced(t, gdb.PID)
+}
+
+// A dry run prints the plan and changes nothing; and the other formats parse.
+// All on one gdb, which the last step repairs.
+func TestRepairPlan(t *testing.T) {
+	scene.Require(t, "gdb", "ptrace", "root")
+	gdb := scene.Hang(t)
+	pid := strconv.Itoa(gdb.PID)
+	fd := gdb.WaitBlocked(scene.Patience)
+	call, fds, signals := procFile(t, gdb.PID, "syscall"), table(t, gdb.PID), signalState(t, gdb.PID)
+	unchanged := func(what string) {
+		t.Helper()
+		untraced(t, gdb.PID)
+		eventually(t, what+": the same call", func() bool { return procFile(t, gdb.PID, "syscall") == call })
+		if now := table(t, gdb.PID); !maps.Equal(now, fds) {
+			t.Errorf("%s: descriptors %v, were %v", what, now, fds)
+		}
+		if now := signalState(t, gdb.PID); now != signals {
+			t.Errorf("%s: signals %s, were %s", what, now, signals)
+		}
+	}
+	out, stderr, code := whosefd(t, "repair", "--dry-run", pid)
+	if code != exitNothing || !strings.Contains(out, "nothing was changed") || !strings.Contains(out, fmt.Sprintf("make descriptor %d mean", fd)) && !strings.Contains(out, fmt.Sprintf("Make descriptor %d mean", fd)) {
+		t.Errorf("exit code %d: %s%s", code, out, stderr)
+	}
+	unchanged("dry run")
+	out, _, code = whosefd(t, "repair", "--dry-run", "--format", "json", pid)
+	var res repairResult
+	if err := json.Unmarshal([]byte(out), &res); err != nil || code != exitNothing || !res.DryRun || int(res.Plan.PID) != gdb.PID ||
+		!slices.ContainsFunc(res.Plan.Steps, func(s analyze.Step) bool { return s.Kind == analyze.StepReplace }) {
+		t.Errorf("exit code %d, %v: %s", code, err, out)
+	}
+	unchanged("dry run as JSON")
+	if out, stderr, code := asNobody(t, "repair", pid); code != exitTrouble || out != "" || strings.Count(stderr, "\n") != 1 {
+		t.Errorf("an ordinary user: exit code %d, %q %q", code, out, stderr)
+	}
+	unchanged("an ordinary user")
+	out, stderr, code = whosefd(t, "repair", "--detach", "--format", "json", pid)
+	res = repairResult{}
+	if err := json.Unmarshal([]byte(out), &res); err != nil || code != exitNothing || len(res.Threads) != 1 || !res.Threads[0].Done || res.Threads[0].ChangedUS <= 0 {
+		t.Errorf("exit code %d, %v: %s%s", code, err, out, stderr)
+	}
+	gdb.Expect(stopAtFoo)
+	// It is healthy now, as long as it does not open the name again.
+	out, _, code = whosefd(t, "repair", pid)
+	if code != exitNothing || !strings.HasPrefix(out, "Nothing to repair in pid "+pid+", and nothing was changed.") {
+		t.Errorf("a repaired gdb: exit code %d, %q", code, out)
+	}
+	untraced(t, gdb.PID)
+	if out, _, code := whosefd(t, "repair", "--format", "json", pid); code != exitNothing || !json.Valid([]byte(out)) {
+		t.Errorf("a repaired gdb: exit code %d, %q", code, out)
+	}
+}
+
+// A gdb with nothing wrong is left as it is.
+func TestRepairHealthy(t *testing.T) {
+	scene.Require(t, "gdb", "ptrace", "root")
+	gdb := scene.Debug(t, "from_memory", "--cure")
+	gdb.Expect(stopAtFoo)
+	pid := strconv.Itoa(gdb.PID)
+	eventually(t, "gdb waits for its user", func() bool { return strings.HasPrefix(statusLine(t, gdb.PID, "State"), "S") })
+	call, fds := procFile(t, gdb.PID, "syscall"), table(t, gdb.PID)
+	for _, args := range [][]string{{"repair", pid}, {"repair", "--release", pid}, {"repair", "--dry-run", pid}, {"repair", "--detach", pid}} {
+		out, stderr, code := whosefd(t, args...)
+		if code != exitNothing || stderr != "" || !strings.HasPrefix(out, "Nothing to repair in pid "+pid) {
+			t.Errorf("%v: exit code %d: %q %q", args, code, out, stderr)
+		}
+	}
+	untraced(t, gdb.PID)
+	if now := procFile(t, gdb.PID, "syscall"); now != call {
+		t.Errorf("it is in %s, was in %s", now, call)
+	}
+	if now := table(t, gdb.PID); !maps.Equal(now, fds) {
+		t.Errorf("descriptors %v, were %v", now, fds)
+	}
+	gdb.Send("continue")
+	gdb.Expect("exited normally")
+}
+
+// Signals in the middle of a repair neither break it nor get lost.
+func TestRepairSignals(t *testing.T) {
+	scene.Require(t, "gdb", "ptrace", "root")
+	gdb := scene.Hang(t)
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for {
+			for _, sig := range []syscall.Signal{syscall.SIGWINCH, syscall.SIGCHLD} {
+				_ = syscall.Kill(gdb.PID, sig)
+			}
+			select {
+			case <-stop:
+				return
+			case <-time.After(100 * time.Microsecond):
+			}
+		}
+	}()
+	r := startWhosefd(t, "repair", strconv.Itoa(gdb.PID))
+	eventually(t, "it is repaired", func() bool {
+		return strings.Contains(r.stdout.String(), "Repaired: descriptor ") || strings.Contains(r.stderr.String(), "whosefd:")
+	})
+	close(stop)
+	<-stopped
+	if errs := r.stderr.String(); errs != "" {
+		t.Fatalf("stderr: %s", errs)
+	}
+	gdb.Expect(stopAtFoo)
+	goesOn(t, gdb, "/proc/self/fd/4", 1)
+}
+
+// However the repair that stays as a guard is ended, gdb runs on and answers.
+func TestRepairEnds(t *testing.T) {
+	scene.Require(t, "gdb", "ptrace", "root")
+	for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGKILL} {
+		t.Run(sig.String(), func(t *testing.T) {
+			gdb := scene.Hang(t)
+			affinity := statusLine(t, gdb.PID, "Cpus_allowed")
+			r := startWhosefd(t, "repair", strconv.Itoa(gdb.PID))
+			r.repaired(t)
+			gdb.Expect(stopAtFoo)
+			if err := r.Process.Signal(sig); err != nil {
+				t.Fatal(err)
+			}
+			if code := r.wait(t); sig != syscall.SIGKILL && code != exitNothing {
+				t.Errorf("exit code %d: %s", code, r.stderr.String())
+			}
+			untraced(t, gdb.PID)
+			eventually(t, "its own CPUs", func() bool { return statusLine(t, gdb.PID, "Cpus_allowed") == affinity })
+			if shown := gdb.Command("print x * 2"); !strings.Contains(shown, "$1 = 42") {
+				t.Errorf("print shows %q", shown)
+			}
+			if shown := gdb.Command("bt"); !strings.Contains(shown, "foo (x=21)") {
+				t.Errorf("bt shows %q", shown)
+			}
+		})
+	}
+}
+
+// The story of the article: the executor that a manager has spawned for a
+// client's function waits; gdb attaches and hangs; it is explained and
+// repaired; a breakpoint in the shipped function is hit; the client gets its
+// result.
+func TestStory(t *testing.T) {
+	scene.Require(t, "gdb", "ptrace", "root")
+	service := scene.RFaaS(t, "--wait", "--clients", "1")
+	gdb := scene.StartGDB(t, scene.GDB{Args: []string{"-p", strconv.Itoa(service.Executor)}})
+	gdb.WaitBlocked(scene.Patience)
+	d, _ := diagnosis(t, strconv.Itoa(gdb.PID))
+	f := hungOn(t, d, gdb.PID, service.Executor, string(d.Findings[0].Name))
+	r := startWhosefd(t, "repair", strconv.Itoa(gdb.PID))
+	r.repaired(t)
+	gdb.Expect(scene.Prompt)
+	if shown := gdb.Command("break foo"); !regexp.MustCompile(`Breakpoint 1 at 0x[0-9a-f]+: file [^\n]*lib\.c, line 1\.`).MatchString(shown) {
+		t.Errorf("break shows %q", shown)
+	}
+	gdb.Command("set var executor_wait = 0")
+	gdb.Send("continue")
+	gdb.Expect(stopAtFoo)
+	if shown := gdb.Command("info sharedlibrary"); !regexp.MustCompile(`Yes +` + regexp.QuoteMeta(string(f.Name)) + `\r`).MatchString(shown) {
+		t.Errorf("info sharedlibrary:\n%s", shown)
+	}
+	gdb.Send("continue")
+	gdb.Expect("exited normally")
+	noTrouble(t, gdb)
+	if code := service.Client.Wait(); code != 0 || service.Client.Out() != "foo(21) = 42\n" {
+		t.Errorf("the client: exit code %d, %q %q", code, service.Client.Out(), service.Client.Err())
+	}
+	if code := service.Manager.Wait(); code != 0 {
+		t.Errorf("the manager: exit code %d, %s", code, service.Manager.Err())
+	}
+	gdb.Expect(scene.Prompt)
+	gdb.Send("quit")
+	gdb.Wait()
+	if code := r.wait(t); code != exitNothing {
+		t.Errorf("repair: exit code %d, %s", code, r.stderr.String())
+	}
+}
