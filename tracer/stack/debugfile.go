@@ -199,7 +199,7 @@ const maxMini = 64 << 20
 // packed by xz into some distributions' files.
 func miniDebugInfo(main *object) *object {
 	packed, err := main.section(".gnu_debugdata").all()
-	if err != nil || len(packed) == 0 {
+	if err != nil || !modestXZ(packed) {
 		return nil
 	}
 	r, err := xz.NewReader(bytes.NewReader(packed))
@@ -215,4 +215,26 @@ func miniDebugInfo(main *object) *object {
 		return nil
 	}
 	return f
+}
+
+// modestXZ says whether the first block of an .xz file wants no more memory than
+// is sensible; the unpacker takes what the file asks for, up to 4 GiB. (The .xz
+// File Format, sections 3.1 and 5.3.1: after 12 bytes come the header's size,
+// flags, and with those the sizes or at once the filter: 0x21 for LZMA2, 1, and
+// the dictionary's size as a code.)
+func modestXZ(b []byte) bool {
+	const code64MiB = 28
+	if len(b) < 24 {
+		return false
+	}
+	at, flags := 14, b[13]
+	for _, sized := range []byte{0x40, 0x80} {
+		for flags&sized != 0 && at < len(b)-3 {
+			at++
+			if b[at-1] < 0x80 {
+				break
+			}
+		}
+	}
+	return flags&3 == 0 && at < len(b)-3 && b[at] == 0x21 && b[at+1] == 1 && b[at+2] <= code64MiB
 }

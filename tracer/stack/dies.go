@@ -22,7 +22,12 @@ type debugInfo struct {
 	alt     func() *debugInfo
 	altInfo *debugInfo
 	altDone bool
+	ranges  int // how many ranges were looked at
 }
+
+// maxRanges bounds how many ranges of addresses are looked at in one file, since
+// many entries of a broken one could have the same long list: a second's work.
+const maxRanges = 1 << 27
 
 var (
 	errDWARF = errors.New("debug info: broken")
@@ -203,7 +208,9 @@ func (d *debugInfo) unitsOf(pcs []uint64) map[uint64]*unit {
 		})
 	}
 	missing := slices.DeleteFunc(slices.Clone(pcs), func(pc uint64) bool { return found[pc] != nil })
-	if len(missing) == 0 {
+	// Start-up code mostly has no debug info. To unpack all the rest for being
+	// sure of that is not worth the time.
+	if len(missing) == 0 || len(listed) > 0 && d.o.section(".debug_info").left() > costly {
 		return found
 	}
 	for {
@@ -225,6 +232,9 @@ func (d *debugInfo) unitsOf(pcs []uint64) map[uint64]*unit {
 		}
 	}
 }
+
+// costly is what takes some 20 ms to unpack, bytes.
+const costly = 8 << 20
 
 const tagSkeletonUnit = 0x4a
 
@@ -851,7 +861,7 @@ func (u *unit) inRanges(v value, pc uint64) bool {
 		r.at = u.rnglistsBase + min(r.offset(), bound)
 	}
 	base := u.low
-	for !r.failed {
+	for ; !r.failed && u.info.ranges < maxRanges; u.info.ranges++ {
 		var begin, end uint64
 		ok := true
 		switch r.u8() { // DWARF 5, table 7.30
@@ -898,7 +908,7 @@ func (u *unit) inRangesV4(at, pc uint64) bool {
 	if u.addrSize == 4 {
 		escape = 0xffffffff
 	}
-	for {
+	for ; u.info.ranges < maxRanges; u.info.ranges++ {
 		begin, end := r.addr(), r.addr()
 		switch {
 		case r.failed || begin == 0 && end == 0:
@@ -909,26 +919,48 @@ func (u *unit) inRangesV4(at, pc uint64) bool {
 			return true
 		}
 	}
+	return false
 }
 
 // functions finds for each of ascending addresses in the unit the function that
 // it is in, and those inlined there, outermost first.
 func (u *unit) functions(pcs []uint64) [][]die {
 	chains := make([][]die, len(pcs))
-	r := u.reader(u.first)
-	var d die
-	if _, ok := r.entry(&d); !ok || !d.children {
+	u.search(pcs, chains, false)
+	var missing []uint64
+	for i, chain := range chains {
+		if len(chain) == 0 {
+			missing = append(missing, pcs[i])
+		}
+	}
+	if len(missing) == 0 {
 		return chains
 	}
-	u.descend(&r, pcs, chains, 0)
+	// Functions of a local class are entries below another function.
+	more := make([][]die, len(missing))
+	u.search(missing, more, true)
+	for i, chain := range chains {
+		if len(chain) == 0 {
+			chains[i], more = more[0], more[1:]
+		}
+	}
 	return chains
+}
+
+// search fills in chains; with all, it looks below every entry.
+func (u *unit) search(pcs []uint64, chains [][]die, all bool) {
+	r := u.reader(u.first)
+	var d die
+	if _, ok := r.entry(&d); ok && d.children {
+		u.descend(&r, pcs, chains, all, 0)
+	}
 }
 
 // maxNesting bounds how deep entries may be nested.
 const maxNesting = 200
 
 // descend goes through a list of children.
-func (u *unit) descend(r *reader, pcs []uint64, chains [][]die, depth int) {
+func (u *unit) descend(r *reader, pcs []uint64, chains [][]die, all bool, depth int) {
 	if depth > maxNesting {
 		r.failed = true
 		return
@@ -938,14 +970,13 @@ func (u *unit) descend(r *reader, pcs []uint64, chains [][]die, depth int) {
 		if _, ok := r.entry(&d); !ok || d.tag == 0 {
 			return
 		}
+		in := all
 		switch d.tag {
 		case dwarf.TagNamespace, dwarf.TagModule:
-			if d.children {
-				u.descend(r, pcs, chains, depth+1)
-				continue
-			}
+			in = true
 		case dwarf.TagSubprogram, dwarf.TagInlinedSubroutine, dwarf.TagLexDwarfBlock:
-			in := false
+			// A block without addresses only wraps what is in it.
+			in = in || d.tag == dwarf.TagLexDwarfBlock && d.low.form == 0 && d.ranges.form == 0
 			for i, pc := range pcs {
 				if !u.covers(&d, pc) {
 					continue
@@ -960,12 +991,12 @@ func (u *unit) descend(r *reader, pcs []uint64, chains [][]die, depth int) {
 					}
 				}
 			}
-			if in && d.children {
-				u.descend(r, pcs, chains, depth+1)
-				continue
-			}
 		}
-		r.skipChildren(&d)
+		if in && d.children {
+			u.descend(r, pcs, chains, all, depth+1)
+		} else {
+			r.skipChildren(&d)
+		}
 		if r.failed {
 			return
 		}

@@ -139,6 +139,15 @@ func (s *section) upTo(n uint64) ([]byte, error) {
 	return s.have, s.err
 }
 
+// left is how many bytes are not unpacked yet.
+func (s *section) left() uint64 {
+	s.wait()
+	if s.packed == nil && s.whole == nil {
+		return 0
+	}
+	return s.size - uint64(len(s.have))
+}
+
 // all gives the whole content.
 func (s *section) all() ([]byte, error) { return s.upTo(maxSection) }
 

@@ -210,10 +210,10 @@ func (z *inflater) dynamic() error {
 }
 
 func (z *inflater) tables(lit, dist []uint8) error {
-	if err := z.lit.build(lit, 10, litSymbol); err != nil {
+	if err := z.lit.build(lit, litBits, litSymbol); err != nil {
 		return err
 	}
-	if err := z.dist.build(dist, 8, distSymbol); err != nil {
+	if err := z.dist.build(dist, distBits, distSymbol); err != nil {
 		return err
 	}
 	z.block = huffmanBlock
@@ -266,7 +266,12 @@ func distSymbol(s int) uint32 {
 	return opBad
 }
 
-const maxCode = 15 // bits
+const (
+	maxCode = 15 // bits
+	// How many bits the first look-up takes.
+	litBits  = 11
+	distBits = 9
+)
 
 // build makes the table of a canonical code (RFC 1951, section 3.2.2), given
 // the length of each symbol's code. Codes longer than first bits need a second
@@ -294,7 +299,7 @@ func (h *huffman) build(lens []uint8, first uint, symbol func(int) uint32) error
 		h.table[i] = opBad
 	}
 	// How many more bits the longest code has that begins so.
-	var more [1 << 10]uint8
+	var more [1 << litBits]uint8
 	codes := next
 	for _, n := range lens {
 		if n == 0 {
@@ -345,8 +350,12 @@ func reversed(code uint32, n uint8) uint32 { return bits.Reverse32(code) >> (32 
 // codes unpacks a block until its end or until n bytes are there.
 func (z *inflater) codes(out []byte, n int) error {
 	in, pos, hold, held, at := z.in, z.pos, z.hold, z.held, z.n
-	lit, litMask := z.lit.table, z.lit.mask
-	dist, distMask := z.dist.table, z.dist.mask
+	lit, dist := z.lit.table, z.dist.table
+	// With sizes that the compiler knows, indices need no checks.
+	litFirst, distFirst := (*[1 << litBits]uint32)(lit), (*[1 << distBits]uint32)(dist)
+	if n > len(out) {
+		n = len(out)
+	}
 	var err error
 	for at < n {
 		// The longest step takes 48 bits: two codes of 15 and 5 and 13 more.
@@ -363,7 +372,7 @@ func (z *inflater) codes(out []byte, n int) error {
 				}
 			}
 		}
-		e := lit[hold&litMask]
+		e := litFirst[hold&(1<<litBits-1)]
 		if e&opTable != 0 {
 			hold >>= e & 0xff
 			held -= uint(e & 0xff)
@@ -393,7 +402,7 @@ func (z *inflater) codes(out []byte, n int) error {
 		hold >>= extra
 		held -= extra
 
-		d := dist[hold&distMask]
+		d := distFirst[hold&(1<<distBits-1)]
 		if d&opTable != 0 {
 			hold >>= d & 0xff
 			held -= uint(d & 0xff)

@@ -208,7 +208,34 @@ func (p *process) openMapped(mp procview.Mapping) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return openRegular(fd, mp.Ino)
+	r, err := openRegular(fd, mp.Ino)
+	if err == nil && !p.sameStart(r, mp) {
+		r.Close()
+		err = errOtherFile
+	}
+	if err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+var errOtherFile = errors.New("another file has its name now")
+
+// sameStart compares a file with what is mapped of its beginning: the headers,
+// and mostly the build id. The device numbers in maps and of stat(2) disagree
+// on some file systems, and the inode alone proves little.
+func (p *process) sameStart(r *os.File, mp procview.Mapping) bool {
+	if mp.Offset != 0 || len(mp.Perms) < 2 || mp.Perms[1] == 'w' {
+		return true
+	}
+	mapped, err := p.mem.bytes(mp.Start, int(min(mp.End-mp.Start, 4096)))
+	if err != nil {
+		return true
+	}
+	file := make([]byte, len(mapped))
+	n, _ := r.ReadAt(file, 0)
+	// Beyond the end of a file, the rest of its last page is zero.
+	return n > 0 && bytes.Equal(mapped, file)
 }
 
 // find looks a name up as the process would, without opening the file.
@@ -243,7 +270,7 @@ func openRegular(fd int, ino uint64) (*os.File, error) {
 		return nil, errors.New("not a regular file")
 	}
 	if ino != 0 && st.Ino != ino {
-		return nil, errors.New("another file has its name now")
+		return nil, errOtherFile
 	}
 	return os.Open("/proc/self/fd/" + strconv.Itoa(fd))
 }

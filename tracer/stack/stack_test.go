@@ -286,7 +286,6 @@ func TestLikeGDB(t *testing.T) {
 		flags                  []string
 		prepare                func(t *testing.T, prog string)
 		want                   string // a function that must be named
-		linesDiffer            bool   // gdb picks another of several lines of one address
 	}{
 		{name: "debug info", compiler: "gcc", source: blockingC, flags: []string{"-g", "-O0"}, want: "alloced"},
 		{name: "optimised", compiler: "gcc", source: blockingC, flags: []string{"-g", "-O2"}, want: "inner"},
@@ -301,7 +300,7 @@ func TestLikeGDB(t *testing.T) {
 		{name: "debug link", compiler: "gcc", source: blockingC, flags: []string{"-O2", "-g"}, prepare: split(true), want: "inner"},
 		{name: "debug link without build id", compiler: "gcc", source: blockingC, flags: []string{"-O2", "-g", "-Wl,--build-id=none"}, prepare: split(true), want: "inner"},
 		{name: "C++", compiler: "g++", source: blockingCPP, flags: []string{"-g", "-O0"}, want: "deep::er::Thing<long>::get(std::__cxx11::basic_string<char, std::char_traits<char>, std::allocator<char> > const&, int)"},
-		{name: "C++ optimised", compiler: "g++", source: blockingCPP, flags: []string{"-g", "-O2"}, linesDiffer: true, want: "deep::er::Thing<long>::get(std::__cxx11::basic_string<char, std::char_traits<char>, std::allocator<char> > const&, int)"},
+		{name: "C++ optimised", compiler: "g++", source: blockingCPP, flags: []string{"-g", "-O2"}, want: "deep::er::Thing<long>::get(std::__cxx11::basic_string<char, std::char_traits<char>, std::allocator<char> > const&, int)"},
 		{name: "C++ symbols only", compiler: "g++", source: blockingCPP, flags: []string{"-O2"}, want: "deep::er::Thing<long>::get(std::__cxx11::basic_string<char, std::char_traits<char>, std::allocator<char> > const&, int)"},
 		{name: "signal", compiler: "gcc", source: blockingSignal, flags: []string{"-g", "-O1"}, want: "crash"},
 	} {
@@ -316,7 +315,7 @@ func TestLikeGDB(t *testing.T) {
 			if got.Error != "" {
 				t.Errorf("error: %s", got.Error)
 			}
-			compare(t, got, bt(t, pid), !test.linesDiffer)
+			compare(t, got, bt(t, pid))
 			if test.want != "" && !has(got, test.want) {
 				t.Errorf("no frame of %s in %s", test.want, show(got))
 			}
@@ -341,7 +340,7 @@ func show(st event.Stack) string {
 	return b.String()
 }
 
-func compare(t *testing.T, got event.Stack, want []line, withLines bool) {
+func compare(t *testing.T, got event.Stack, want []line) {
 	t.Helper()
 	if len(got.Frames) != len(want) {
 		t.Errorf("%d frames, gdb has %d:%s\n%v", len(got.Frames), len(want), show(got), want)
@@ -360,7 +359,7 @@ func compare(t *testing.T, got event.Stack, want []line, withLines bool) {
 		if w.function == "??" && f.Function != "" || w.function != "??" && !alias {
 			t.Errorf("frame %d: function %q, gdb has %q", i, f.Function, w.function)
 		}
-		if file, line, ok := strings.Cut(w.where, ":"); ok && withLines && (f.File != file || strconv.Itoa(f.Line) != line) {
+		if file, line, ok := strings.Cut(w.where, ":"); ok && (f.File != file || strconv.Itoa(f.Line) != line) {
 			t.Errorf("frame %d: at %s:%d, gdb has %s", i, f.File, f.Line, w.where)
 		}
 	}
@@ -372,23 +371,15 @@ func TestGDBItself(t *testing.T) {
 	time.Sleep(300 * time.Millisecond) // its start-up goes through short polls
 	awaitRead(t, int(pid))
 	got := Unwind(procview.New("/proc"), look(t, pid), Options{})
-	want := bt(t, pid)
-	if len(got.Frames) != len(want) || got.Error != "" {
-		t.Fatalf("%d frames (%s), gdb has %d:%s\n%v", len(got.Frames), got.Error, len(want), show(got), want)
+	if got.Error != "" {
+		t.Errorf("error: %s", got.Error)
 	}
+	compare(t, got, bt(t, pid))
 	for i, f := range got.Frames {
-		if w := want[i]; w.pc != "" && !samePC(w.pc, f.PC) {
-			t.Errorf("frame %d: PC %s, gdb has %s", i, f.PC, w.pc)
-		}
 		if f.Module == "" || f.Offset == 0 {
 			t.Errorf("frame %d: no module: %+v", i, f)
 		}
 	}
-}
-
-func samePC(text string, pc event.Hex) bool {
-	v, err := strconv.ParseUint(text, 0, 64)
-	return err == nil && v == uint64(pc)
 }
 
 func TestNamesOnStack(t *testing.T) {
