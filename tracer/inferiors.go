@@ -11,8 +11,9 @@ import (
 )
 
 // inferiors knows the processes that a debugger traces while it is watched.
-// The list is made anew only when the debugger has made a ptrace(2) call since,
-// since looking through all of /proc for every open would be slow.
+// Looking through all of /proc for them is done once: from then on, each has
+// been named in a ptrace(2) call of the debugger, and the list is made anew only
+// after such a call.
 type inferiors struct {
 	view     *procview.View
 	debugger event.PID
@@ -21,13 +22,21 @@ type inferiors struct {
 	now   func() event.Micros
 	emit  func(event.Event)
 
-	known bool
-	pids  []event.PID
+	searched bool
+	known    bool
+	pids     []event.PID
+	// called are the threads that the debugger's ptrace(2) calls were about,
+	// each with its process, 0 before that was looked up.
+	called map[event.TID]event.PID
 	// maps are the loaded objects of inferiors, as of the last ptrace(2) call.
 	maps map[event.PID][]event.LinkMap
 	// recent is the inferior whose memory the debugger read last: of two that
 	// have a library of the same name, it is the one that is meant.
 	recent event.PID
+	// viaSelf are the threads that have read the link /proc/self as a step of
+	// resolving a name, and since then only other links. The names that they
+	// read meanwhile come from that one.
+	viaSelf map[event.TID]bool
 	// told are the inferiors and the list entries that were emitted.
 	toldPID map[event.PID]bool
 	toldMap map[entry]bool
@@ -41,10 +50,14 @@ type entry struct {
 	name event.Text
 }
 
-// forget makes the next look search again.
-func (in *inferiors) forget() {
+// forget makes the next look search again: the debugger makes a ptrace(2) call
+// about a thread.
+func (in *inferiors) forget(about event.TID) {
 	in.known = false
 	clear(in.maps)
+	if _, ok := in.called[about]; !ok && about > 0 {
+		in.called[about] = 0
+	}
 }
 
 // loaded gives the objects that an inferior has loaded now. It can change only
@@ -60,7 +73,7 @@ func (in *inferiors) loaded(pid event.PID) []event.LinkMap {
 
 // byRecency gives the inferiors, the one that was read last first.
 func (in *inferiors) byRecency() []event.PID {
-	pids := slices.Clone(in.list())
+	pids := slices.Clone(in.current())
 	if i := slices.Index(pids, in.recent); i > 0 {
 		pids[0], pids[i] = pids[i], pids[0]
 	}
@@ -77,46 +90,104 @@ func (in *inferiors) sawRead(ev *event.Syscall) {
 	}
 }
 
+// sawPath notes how far a thread is in resolving a name link by link, as
+// realpath(3) does.
+func (in *inferiors) sawPath(ev *event.Syscall) {
+	switch {
+	case ev.Name != "readlink" && ev.Name != "readlinkat":
+		delete(in.viaSelf, ev.TID)
+	case ev.Path == "/proc/self" || ev.Path == "/proc/thread-self":
+		in.viaSelf[ev.TID] = true
+	}
+}
+
 // means says whether the debugger means the library name by the name of a call:
-// it is that name, or the same descriptor of the debugger by another spelling,
-// or the name made absolute from the debugger's directory.
-func (in *inferiors) means(ev *event.Syscall, library event.Text) bool {
+// it is that name, or another spelling of the same descriptor of the debugger,
+// or the name made absolute from the debugger's directory. A name with the
+// debugger's own pid is the library's only if it was made from /proc/self just
+// now: else the debugger asks for a descriptor of its own.
+func (in *inferiors) means(ev *event.Syscall, asked decode.Name, library event.Text) bool {
 	if library == "" {
 		return false
 	}
 	if ev.Path == library {
 		return true
 	}
-	asked, loaded := decode.ClassifyName(string(ev.Path)), decode.ClassifyName(string(library))
-	if asked.Derived || loaded.Derived {
+	if asked.Kind == decode.Absolute && library[0] == '/' {
+		return false // most names: no need to look closer
+	}
+	loaded := decode.ClassifyName(string(library))
+	if asked.Derived || loaded.Derived || asked.Root != loaded.Root {
 		return false
 	}
+	own := in.viaSelf[ev.TID] && asked.PID == in.debugger
 	switch loaded.Kind {
 	case decode.SelfFD:
-		return asked.Kind == decode.SelfFD && asked.FD == loaded.FD ||
-			asked.Kind == decode.PIDFD && asked.PID == in.debugger && asked.FD == loaded.FD
+		return (asked.Kind == decode.SelfFD || asked.Kind == decode.PIDFD && own) && asked.FD == loaded.FD && asked.Rest == loaded.Rest
+	case decode.SelfLink:
+		return (asked.Kind == decode.SelfLink || asked.Kind == decode.PIDPath && own) && asked.Link == loaded.Link
 	case decode.Relative:
+		if asked.Kind != decode.Absolute || path.Base(string(ev.Path)) != path.Base(string(library)) {
+			return false
+		}
 		proc, err := in.view.Process(in.debugger)
-		return err == nil && asked.Kind == decode.Absolute && path.Clean(string(ev.Path)) == path.Join(string(proc.Cwd), string(library))
+		return err == nil && path.Clean(string(ev.Path)) == path.Join(string(proc.Cwd), string(library))
 	}
 	return false
 }
 
 // list gives the inferiors of this moment.
 func (in *inferiors) list() []event.PID {
-	if in.named != nil {
-		return in.named
+	if in.named == nil && in.known && slices.ContainsFunc(in.pids, func(pid event.PID) bool { return !in.stillTraced(pid) }) {
+		in.known = false // it has ended
 	}
-	if in.known && !slices.ContainsFunc(in.pids, func(pid event.PID) bool { return !in.stillTraced(pid) }) {
+	return in.current()
+}
+
+// current gives the inferiors as of the debugger's last ptrace(2) call: one
+// that has ended since may be among them.
+func (in *inferiors) current() []event.PID {
+	switch {
+	case in.named != nil:
+		return in.named
+	case in.known:
 		return in.pids
 	}
-	// A process that could not be looked at is no inferior that we could say
-	// anything of.
-	in.pids, _ = in.view.Tracees(in.debugger)
 	in.known = true
+	if !in.searched {
+		in.searched = true
+		// A process that could not be looked at is no inferior that we could
+		// say anything of.
+		in.pids, _ = in.view.Tracees(in.debugger)
+		for _, pid := range in.pids {
+			in.called[event.TID(pid)] = pid
+		}
+		return in.pids
+	}
+	in.pids = nil
+	for tid, pid := range in.called {
+		if pid == 0 {
+			var err error
+			if pid, err = in.view.TGID(tid); err != nil {
+				delete(in.called, tid)
+				continue
+			}
+			in.called[tid] = pid
+		}
+		switch {
+		case slices.Contains(in.pids, pid):
+		case in.stillTraced(pid) || event.TID(pid) != tid && in.stillTraced(event.PID(tid)):
+			in.pids = append(in.pids, pid)
+		default:
+			delete(in.called, tid)
+		}
+	}
+	slices.Sort(in.pids)
 	return in.pids
 }
 
+// stillTraced says whether the debugger traces a thread, given by its id or, for
+// the main one, its process's.
 func (in *inferiors) stillTraced(pid event.PID) bool {
 	tracer, err := in.view.TracerOf(pid)
 	if err != nil || tracer == 0 {
@@ -187,19 +258,30 @@ func (in *inferiors) tellProcess(pid event.PID) {
 
 // rightFile gives a path by which the debugger reaches the file that an
 // inferior has mapped under the name of a call, where the name leads the
-// debugger elsewhere. It is false for every name that no inferior has loaded.
+// debugger elsewhere because it is the debugger that resolves it. It is false
+// for every name that no inferior has loaded, and for a file that was replaced:
+// its name leads the inferior elsewhere just the same.
 func (in *inferiors) rightFile(tid event.TID, ev *event.Syscall) (name string, target event.Target, ok bool) {
+	in.sawPath(ev)
+	if ev.DirFD.Known && (ev.Path == "" || ev.Path[0] != '/') {
+		return "", event.Target{}, false // below a directory of the debugger's choice
+	}
+	asked := decode.ClassifyName(string(ev.Path))
 	for _, pid := range in.byRecency() {
 		for _, lm := range in.loaded(pid) {
-			if !in.means(ev, lm.Name) || lm.Mapped == nil {
+			if lm.Mapped == nil || !in.means(ev, asked, lm.Name) {
 				continue
 			}
-			inferior.Complete(in.view, &lm, in.debugger)
 			want := mappedFile(&lm)
 			here := in.view.Resolve(in.debugger, tid, string(ev.Path))
 			if here.Same(want) || here.Same(*lm.Mapped) {
 				return "", event.Target{}, false // right as it is
 			}
+			if decode.ClassifyName(string(lm.Name)).Kind == decode.Absolute &&
+				!in.view.Resolve(pid, event.TID(pid), string(lm.Name)).Same(want) {
+				continue
+			}
+			inferior.Complete(in.view, &lm, in.debugger)
 			for _, candidate := range lm.Reachable {
 				if got := in.view.Resolve(in.debugger, tid, string(candidate)); got.Same(want) {
 					return string(candidate), got, true

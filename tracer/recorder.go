@@ -110,7 +110,7 @@ func (r *recorder) Enter(t *ptrace.Thread, arch uint32) {
 	if name, ok := r.watched[t.Call.Nr]; ok {
 		r.fds.watch(t, name)
 		if name == "ptrace" {
-			r.inferiors.forget()
+			r.inferiors.forget(event.TID(int32(uint32(t.Call.Args[1])))) // of the caller itself for PTRACE_TRACEME
 		}
 		if slices.Contains(exposes, name) {
 			c.exposed = concerned(t, name)

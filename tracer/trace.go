@@ -82,6 +82,7 @@ func watch(ctx context.Context, o TraceOptions, g *GuardOptions) (Outcome, error
 		return Outcome{}, err
 	}
 	in := &inferiors{view: o.View, debugger: pid, named: o.Inferiors, emit: t.emit, now: t.now,
+		called: map[event.TID]event.PID{}, viaSelf: map[event.TID]bool{},
 		maps: map[event.PID][]event.LinkMap{}, toldPID: map[event.PID]bool{}, toldMap: map[entry]bool{}}
 	rec := newRecorder(o.View, calls, t.start, pid, in, t.emit)
 	rec.cpu = newAffinity(o.View, pid, o.Keeper)

@@ -31,7 +31,11 @@ func hungOn(t *testing.T, d *analyze.Diagnosis, gdb, inferior int, name string) 
 		t.Errorf("confidence %s; evidence: %+v, missing %v", f.Confidence, f.Evidence, d.Missing)
 	}
 	// What the kernel says the thread is blocked in.
-	call := strings.Fields(procFile(t, gdb, "syscall"))
+	var call []string
+	eventually(t, "the read", func() bool {
+		call = strings.Fields(procFile(t, gdb, "syscall"))
+		return len(call) > 1
+	})
 	fd, err := strconv.ParseInt(call[1], 0, 32)
 	if err != nil || !f.Opened.FD.Is(event.FD(fd)) || !d.Debugger.FD.Is(event.FD(fd)) {
 		t.Errorf("descriptor %+v, the kernel says %s (%v)", f.Opened.FD, call[1], err)

@@ -35,12 +35,14 @@ printed unless --verbose asks for it. Ending guard leaves the debugger running.`
 			}
 			g := tracer.GuardOptions{TraceOptions: o, Stay: true}
 			if o.PID != 0 {
-				d, err := a.diagnose(cmd.Context(), o.PID)
-				if err != nil {
-					return err
-				}
-				if plan, err := analyze.PlanRepair(d); err == nil {
+				plan, d, err := a.plan(cmd.Context(), o.PID, analyze.PlanRepair)
+				switch {
+				case err == nil:
 					g.Stuck = stuck(plan)
+				case d == nil:
+					return err
+				case !errors.Is(err, analyze.ErrHealthy):
+					a.say("not repaired, only guarded: %v", err)
 				}
 				g.Attached = func() { a.say("guarding %s (pid %d) until it ends or Ctrl-C", d.Debugger.Comm, o.PID) }
 			}
@@ -104,9 +106,25 @@ func (a *app) runGuard(ctx context.Context, f *follow, g tracer.GuardOptions, ve
 	return f.outcome(&g.TraceOptions, out, sig, an.Diagnosis())
 }
 
-// diagnose takes a snapshot without backtraces.
-func (a *app) diagnose(ctx context.Context, pid event.PID) (*analyze.Diagnosis, error) {
-	events, err := tracer.Snapshot(ctx, pid, tracer.SnapshotOptions{View: a.view, Tool: tool()})
+// plan diagnoses a debugger and plans a repair of it. The diagnosis is nil only
+// if the process could not be looked at. Backtraces, for which the debugger is
+// stopped, are taken where nothing else tells which of two names was opened.
+func (a *app) plan(ctx context.Context, pid event.PID, planner func(*analyze.Diagnosis) (*analyze.Plan, error)) (*analyze.Plan, *analyze.Diagnosis, error) {
+	for stacks := false; ; stacks = true {
+		d, err := a.diagnose(ctx, pid, stacks)
+		if err != nil {
+			return nil, nil, err
+		}
+		p, err := planner(d)
+		if stacks || !errors.Is(err, analyze.ErrNotProved) {
+			return p, d, err
+		}
+	}
+}
+
+// diagnose takes a snapshot, with backtraces or without.
+func (a *app) diagnose(ctx context.Context, pid event.PID, stacks bool) (*analyze.Diagnosis, error) {
+	events, err := tracer.Snapshot(ctx, pid, tracer.SnapshotOptions{View: a.view, Tool: tool(), Stacks: stacks})
 	if err != nil {
 		return nil, err
 	}

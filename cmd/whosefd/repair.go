@@ -74,15 +74,7 @@ func (r *repairCmd) run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	d, err := r.a.diagnose(ctx, pid)
-	if err != nil {
-		return err
-	}
-	makePlan := analyze.PlanRepair
-	if r.release {
-		makePlan = analyze.PlanRelease
-	}
-	plan, err := makePlan(d)
+	plan, d, err := r.a.plan(ctx, pid, r.planner())
 	if errors.Is(err, analyze.ErrHealthy) {
 		return r.healthy(pid, d)
 	}
@@ -98,6 +90,14 @@ func (r *repairCmd) run(ctx context.Context, args []string) error {
 	}
 	err = r.carryOut(ctx, pid, plan, rec)
 	return errors.Join(err, rec.close())
+}
+
+// planner makes the plan that was asked for.
+func (r *repairCmd) planner() func(*analyze.Diagnosis) (*analyze.Plan, error) {
+	if r.release {
+		return analyze.PlanRelease
+	}
+	return analyze.PlanRepair
 }
 
 // healthy changes nothing and says so.
@@ -150,60 +150,72 @@ func (r *repairCmd) carryOut(ctx context.Context, pid event.PID, plan *analyze.P
 	stay := !r.detach && !r.release
 	ctx, signalled := untilSignal(ctx, false)
 	defer signalled()
-	res := repairResult{Plan: plan}
+	res := &repairResult{Plan: plan}
 	for round := 1; ; round++ {
 		tasks := stuck(plan)
 		reads := &ended{of: map[event.TID]int64{}}
 		reported := make(chan error, 1)
+		guarding, leave := context.WithCancel(ctx)
+		seen := make(chan struct{})
 		g := tracer.GuardOptions{Stuck: tasks, Stay: stay, TraceOptions: tracer.TraceOptions{View: r.a.view, Tool: tool(), PID: pid,
 			Emit: func(ev event.Event) error { reads.see(ev); return rec.write(ev) }}}
-		if stay {
-			// The loop goes on in this thread's place; the report must not wait for it.
-			g.Repaired = func() { go func() { reported <- r.report(ctx, pid, res, tasks, reads, true) }() }
+		// A thread that has ended since the diagnosis will never be seen.
+		g.Attached = func() {
+			go func() {
+				select {
+				case <-seen:
+				case <-time.After(settles):
+					leave()
+				}
+			}()
 		}
-		_, err := tracer.Guard(ctx, g)
+		g.Repaired = func() {
+			close(seen)
+			if !stay {
+				return
+			}
+			// The loop goes on in this thread's place; the report must not wait for it.
+			go func() {
+				err := r.report(ctx, pid, res, tasks, reads, true)
+				if err != nil {
+					leave() // it did not come to what there is to guard
+				}
+				reported <- err
+			}()
+		}
+		_, err := tracer.Guard(guarding, g)
+		leave()
 		if err != nil {
 			return err
 		}
+		select {
+		case <-seen:
+		default:
+			return fmt.Errorf("repair of pid %d: the thread that hung has ended", pid)
+		}
 		if stay {
-			select {
-			case err = <-reported:
-			case <-time.After(settles + time.Second):
-				err = errors.New("repair: the threads were not seen")
-			}
-			if err == nil && r.format == "text" {
+			if err = <-reported; err == nil && r.format == "text" {
 				r.a.say("no longer guarding pid %d", pid)
 			}
 			return err
 		}
 		next := r.hungAgain(ctx, pid)
-		if next == nil || round == maxRounds || ctx.Err() != nil {
-			return r.report(ctx, pid, res, tasks, reads, false)
-		}
-		if err := r.report(ctx, pid, res, tasks, reads, false); err != nil {
+		last := next == nil || round == maxRounds || ctx.Err() != nil
+		if err := r.report(ctx, pid, res, tasks, reads, last); err != nil || last {
 			return err
 		}
 		plan = next
-		res.Plan = plan
 	}
 }
 
 // hungAgain waits for the debugger to settle, and gives the plan for its next
 // hang, nil if there is none.
 func (r *repairCmd) hungAgain(ctx context.Context, pid event.PID) *analyze.Plan {
-	makePlan := analyze.PlanRepair
-	if r.release {
-		makePlan = analyze.PlanRelease
-	}
 	for deadline := time.Now().Add(time.Second); time.Now().Before(deadline) && ctx.Err() == nil; time.Sleep(100 * time.Millisecond) {
 		if _, ok := tracer.BlockedInRead(r.a.view, pid); !ok {
 			continue
 		}
-		d, err := r.a.diagnose(ctx, pid)
-		if err != nil {
-			return nil
-		}
-		if plan, err := makePlan(d); err == nil {
+		if plan, _, err := r.a.plan(ctx, pid, r.planner()); err == nil {
 			return plan
 		}
 	}
@@ -231,13 +243,15 @@ func (e *ended) get(tid event.TID) (int64, bool) {
 	return n, ok
 }
 
+const hasEnded = "the debugger has ended"
+
 // now says what the debugger does. We follow it, so at some moments it is
 // stopped by us; another moment says more.
 func (r *repairCmd) now(ctx context.Context, pid event.PID) string {
 	for try := 0; ; try++ {
-		d, err := r.a.diagnose(ctx, pid)
+		d, err := r.a.diagnose(ctx, pid, false)
 		if err != nil {
-			return "the debugger has ended"
+			return hasEnded
 		}
 		if d.Debugger.State != "traced" && d.Debugger.State != "running" || try == 20 {
 			return string(d.Summary)
@@ -246,9 +260,9 @@ func (r *repairCmd) now(ctx context.Context, pid event.PID) string {
 	}
 }
 
-// report waits until the debugger has left the read, and says what was done and
-// what it does now.
-func (r *repairCmd) report(ctx context.Context, pid event.PID, res repairResult, tasks []*tracer.Stuck, reads *ended, stay bool) error {
+// report waits until the debugger has left the read, and says what was done
+// and, if it is the last, what the debugger does now. JSON comes all at the last.
+func (r *repairCmd) report(ctx context.Context, pid event.PID, res *repairResult, tasks []*tracer.Stuck, reads *ended, last bool) error {
 	var failed error
 	for deadline := time.Now().Add(settles); time.Now().Before(deadline) && ctx.Err() == nil; time.Sleep(20 * time.Millisecond) {
 		left := true
@@ -261,7 +275,10 @@ func (r *repairCmd) report(ctx context.Context, pid event.PID, res repairResult,
 			break
 		}
 	}
-	time.Sleep(200 * time.Millisecond) // for what it does next
+	if last {
+		time.Sleep(200 * time.Millisecond) // for what it does next
+	}
+	before := len(res.Threads)
 	for _, t := range tasks {
 		one := repaired{TID: t.TID, FD: t.FD, Done: t.Done, ChangedUS: t.Changed.Microseconds()}
 		if n, ok := reads.get(t.TID); ok {
@@ -273,11 +290,17 @@ func (r *repairCmd) report(ctx context.Context, pid event.PID, res repairResult,
 		}
 		res.Threads = append(res.Threads, one)
 	}
-	res.Now = r.now(ctx, pid)
-	if r.format == "json" {
-		return errors.Join(r.json(res), failed)
+	last = last || failed != nil
+	if last {
+		res.Now = r.now(ctx, pid)
 	}
-	for _, t := range res.Threads {
+	if r.format == "json" {
+		if last {
+			return errors.Join(r.json(*res), failed)
+		}
+		return nil
+	}
+	for _, t := range res.Threads[before:] {
 		if !t.Done {
 			continue
 		}
@@ -293,7 +316,7 @@ func (r *repairCmd) report(ctx context.Context, pid event.PID, res repairResult,
 			return errors.Join(err, failed)
 		}
 	}
-	if failed != nil {
+	if failed != nil || !last {
 		return failed
 	}
 	end := "Left. Whenever the debugger opens the name again, it gets the wrong file again: it misses symbols of the library, or hangs. " +
@@ -301,7 +324,7 @@ func (r *repairCmd) report(ctx context.Context, pid event.PID, res repairResult,
 	if r.release {
 		end = "Left. The debugger goes on without symbols of the library. If it opens the name again, it hangs again."
 	}
-	if stay {
+	if !r.detach && !r.release {
 		end = "Staying as a guard, since the debugger opens that name again later. Ctrl-C ends that; the debugger runs on."
 	}
 	_, err := fmt.Fprintf(r.a.out, "Now: %s\n%s\n", report.Clean(res.Now), end)

@@ -2,6 +2,7 @@ package inferior
 
 import (
 	"fmt"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -26,41 +27,59 @@ func Find(v *procview.View, debugger event.PID) ([]event.Inferior, error) {
 	return found, nil
 }
 
-// Describe says what a process is, and whether its loaded objects can be read.
-// It fails only if the process is gone.
+// Describe says what a process is, how many objects it has loaded, and why the
+// list of them cannot be read, or not to its end. It fails only if the process
+// is gone.
 func Describe(v *procview.View, pid event.PID) (event.Inferior, error) {
 	proc, err := v.Process(pid)
 	if err != nil {
 		return event.Inferior{}, fmt.Errorf("look at pid %d: %w", pid, err)
 	}
 	inf := event.Inferior{Process: proc}
-	inf.TracerTID, _ = v.TracerOf(pid) // 0 if only other threads are traced
-	maps, err := LinkMaps(v, pid)
-	inf.Libraries = len(maps)
+	inf.TracerTID = tracer(v, pid)
+	entries, _, err := list(v, pid)
+	inf.Libraries = len(entries)
 	if err != nil {
 		inf.LinkMapError = err.Error()
 	}
 	return inf, nil
 }
 
-// Complete fills in what the name of an object leads to in the debugger and in
-// the inferior, and under which paths the mapped file can be opened now, each
-// checked to be that very file.
+// tracer gives the thread that traces a process, or the first of its threads
+// that is traced; 0 if none is.
+func tracer(v *procview.View, pid event.PID) event.TID {
+	if tid, err := v.TracerOf(pid); err == nil && tid != 0 {
+		return tid
+	}
+	tids, _ := v.Threads(pid) // none, if it has ended
+	for _, tid := range tids {
+		if st, err := v.Status(pid, tid); err == nil && st.TracerPid != 0 {
+			return st.TracerPid
+		}
+	}
+	return 0
+}
+
+// Complete fills in what the name of an object leads to in the debugger (0 for
+// none) and in the inferior, and under which paths the mapped file can be opened
+// now, each checked to be that very file.
 func Complete(v *procview.View, lm *event.LinkMap, debugger event.PID) {
 	if lm.Name == "" || lm.Mapped == nil {
 		return // the program itself, or the vdso, which has no file
 	}
 	lm.Resolves = nil
 	for _, pid := range []event.PID{debugger, lm.PID} {
-		lm.Resolves = append(lm.Resolves, event.Resolution{PID: pid, Target: v.Resolve(pid, event.TID(pid), string(lm.Name))})
+		if pid != 0 {
+			lm.Resolves = append(lm.Resolves, event.Resolution{PID: pid, Target: v.Resolve(pid, event.TID(pid), string(lm.Name))})
+		}
 	}
 	lm.Reachable = reachable(v, lm)
 }
 
 // reachable tries, in this order: the descriptor that the name tells of; the
-// path of the mapping in the inferior's root, or, where the file has no path
-// any more, every descriptor of the inferior; and the mapping itself, for which
-// the kernel asks for a capability.
+// path of the mapping below the inferior's root; if neither is the file, every
+// descriptor of the inferior; and the mapping itself, for which the kernel asks
+// for a capability.
 func reachable(v *procview.View, lm *event.LinkMap) []event.Text {
 	var paths []event.Text
 	add := func(path string, t event.Target) {
@@ -70,15 +89,16 @@ func reachable(v *procview.View, lm *event.LinkMap) []event.Text {
 	}
 	dir := v.Folder(lm.PID)
 	fdPath := func(fd event.FD) string { return dir + "/fd/" + strconv.Itoa(int(fd)) }
-	if name := decode.ClassifyName(string(lm.Name)); name.Kind == decode.SelfFD || name.Kind == decode.PIDFD {
+	if name := decode.ClassifyName(string(lm.Name)); (name.Kind == decode.SelfFD || name.Kind == decode.PIDFD) && !name.Derived {
 		add(fdPath(name.FD), v.Target(lm.PID, name.FD))
 	}
-	if lm.Mapped.Kind == event.Regular && !deleted(lm.Mapped.Link) {
-		// The path in maps is as the inferior's root sees it.
-		add(dir+"/root"+string(lm.Mapped.Link), v.Resolve(lm.PID, event.TID(lm.PID), string(lm.Mapped.Link)))
-	} else if fds, err := v.Descriptors(lm.PID); err == nil {
-		for _, d := range fds {
-			add(fdPath(d.FD), d.Target)
+	if inside, ok := insideRoot(v, lm); ok {
+		add(dir+"/root"+inside, v.Resolve(lm.PID, event.TID(lm.PID), inside))
+	}
+	if len(paths) == 0 {
+		fds, _ := v.Lead(lm.PID, identity(lm)) // none, where that is not permitted
+		for _, fd := range fds {
+			add(fdPath(fd), v.Target(lm.PID, fd))
 		}
 	}
 	if lm.MappedStat != nil {
@@ -87,13 +107,30 @@ func reachable(v *procview.View, lm *event.LinkMap) []event.Text {
 	return paths
 }
 
-func deleted(link event.Text) bool { return strings.HasSuffix(string(link), " (deleted)") }
-
-// isMapped says whether a file is the one that is mapped. What stat(2) says of
-// the mapping counts, since the device in maps is another on some file systems.
-func isMapped(lm *event.LinkMap, t event.Target) bool {
-	if lm.MappedStat != nil {
-		return t.Same(*lm.MappedStat)
+// insideRoot gives the path of the mapped file as the inferior knows it. The
+// kernel shows paths in maps as whoever reads them knows them, so those of a
+// process in a chroot have its root before them. The text " (deleted)" stays:
+// a file may be called that, and a deleted one is not found.
+func insideRoot(v *procview.View, lm *event.LinkMap) (string, bool) {
+	path := string(lm.Mapped.Link)
+	if !strings.HasPrefix(path, "/") || strings.HasPrefix(path, "/memfd:") {
+		return "", false
 	}
-	return t.Same(*lm.Mapped)
+	if root, err := os.Readlink(v.Folder(lm.PID) + "/root"); err == nil && root != "/" {
+		if inside, ok := strings.CutPrefix(path, root+"/"); ok {
+			return "/" + inside, true
+		}
+	}
+	return path, true
 }
+
+// identity is that of the mapped file. What stat(2) says of the mapping counts,
+// since the device in maps is another on some file systems.
+func identity(lm *event.LinkMap) event.Target {
+	if lm.MappedStat != nil {
+		return *lm.MappedStat
+	}
+	return *lm.Mapped
+}
+
+func isMapped(lm *event.LinkMap, t event.Target) bool { return t.Same(identity(lm)) }

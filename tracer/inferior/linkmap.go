@@ -4,17 +4,10 @@
 package inferior
 
 import (
-	"bytes"
-	"debug/elf"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"os"
-	"path"
-	"strconv"
-
-	"golang.org/x/sys/unix"
+	"time"
 
 	"whosefd/tracer/event"
 	"whosefd/tracer/procview"
@@ -24,8 +17,11 @@ const (
 	maxObjects    = 20000 // link_map entries, of all namespaces together
 	maxNamespaces = 64    // glibc has 16 (DL_NNS)
 	maxName       = 4096  // PATH_MAX
-	maxHeaders    = 256   // program headers
-	maxDynamic    = 4096  // entries of a dynamic section
+	maxTries      = 3     // for a list that changes while it is read
+
+	// readWithin bounds the reading of a list: a page of foreign memory may come
+	// from a file system, or from a userfaultfd(2), that never answers.
+	readWithin = 2 * time.Second
 )
 
 // Errors that say why a process has no list of loaded objects.
@@ -34,267 +30,98 @@ var (
 	ErrStatic = errors.New("static program: it has no list of loaded objects")
 	// ErrEarly is a program whose dynamic loader has not made the list yet.
 	ErrEarly = errors.New("the dynamic loader has not run yet")
-	// Err32Bit is a program of another word size than we read.
-	Err32Bit = errors.New("32-bit programs are not read")
+	// ErrNoProgram is a kernel thread, or a process that is ending.
+	ErrNoProgram = errors.New("it has no program: a kernel thread, or it is ending")
 )
-
-// memory reads a process's memory in words of 8 bytes, little-endian, as both
-// architectures that we know are.
-type memory struct{ io.ReaderAt }
-
-func (m memory) bytes(addr uint64, n int) ([]byte, error) {
-	b := make([]byte, n)
-	if addr > 1<<63-1 {
-		return nil, fmt.Errorf("address %#x: %w", addr, unix.EFAULT)
-	}
-	if _, err := m.ReadAt(b, int64(addr)); err != nil {
-		return nil, fmt.Errorf("read %d bytes at %#x: %w", n, addr, err)
-	}
-	return b, nil
-}
-
-func (m memory) words(addr uint64, n int) ([]uint64, error) {
-	b, err := m.bytes(addr, 8*n)
-	if err != nil {
-		return nil, err
-	}
-	ws := make([]uint64, n)
-	for i := range ws {
-		ws[i] = binary.LittleEndian.Uint64(b[8*i:])
-	}
-	return ws, nil
-}
-
-// text reads a NUL-terminated string, no chunk of it across a page.
-func (m memory) text(addr uint64) (event.Text, error) {
-	const page = 4096
-	var out []byte
-	for n := 64; len(out) < maxName; n = page {
-		chunk := min(uint64(n), page-addr%page)
-		b, err := m.bytes(addr, int(chunk))
-		if err != nil {
-			return "", err
-		}
-		if end := bytes.IndexByte(b, 0); end >= 0 {
-			return event.Text(append(out, b[:end]...)), nil
-		}
-		out = append(out, b...)
-		addr += chunk
-	}
-	return event.Text(out[:maxName]), nil
-}
-
-// processMemory is the memory of a process, by process_vm_readv(2).
-type processMemory event.PID
-
-// ReadAt implements [io.ReaderAt].
-func (p processMemory) ReadAt(b []byte, off int64) (int, error) {
-	if len(b) == 0 {
-		return 0, nil
-	}
-	local := unix.Iovec{Base: &b[0]}
-	local.SetLen(len(b))
-	remote := unix.RemoteIovec{Base: uintptr(off), Len: len(b)}
-	n, err := unix.ProcessVMReadv(int(p), []unix.Iovec{local}, []unix.RemoteIovec{remote}, 0)
-	if err == nil && n < len(b) {
-		err = unix.EFAULT
-	}
-	return max(n, 0), err
-}
 
 // LinkMaps gives the objects that the dynamic loader of a process has loaded,
 // in the order of its lists, each with the file that is mapped for it. The
-// process is not stopped; a list that changes meanwhile ends early.
+// process is not stopped. Of a list that is damaged, or keeps changing, it gives
+// the beginning; [Describe] says so.
 //
-// The error is [ErrStatic], [ErrEarly], [Err32Bit] or that of reading the
-// process, [os.ErrPermission] or [os.ErrNotExist] among them.
+// Objects in the namespaces of dlmopen(3) are found where the loader lists them
+// for debuggers: glibc from 2.35 on. Without that, they are left out.
+//
+// The error is [ErrStatic], [ErrEarly], [ErrNoProgram] or that of reading the
+// process: [os.ErrPermission] (it takes the right to trace it, PTRACE_MODE_ATTACH
+// in ptrace(2)), [os.ErrNotExist], or [os.ErrDeadlineExceeded].
 func LinkMaps(v *procview.View, pid event.PID) ([]event.LinkMap, error) {
-	auxv, err := readAuxv(v, pid)
-	if err != nil {
-		return nil, err
-	}
-	mem := memory{processMemory(pid)}
-	debug, err := rDebug(mem, auxv)
-	if errors.Is(err, ErrStatic) {
-		// A static program may have opened objects all the same.
-		debug, err = staticRDebug(v, pid, auxv)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("loaded objects of pid %d: %w", pid, err)
-	}
-	entries, err := walk(mem, debug)
+	entries, headers, err := list(v, pid)
 	if err != nil && len(entries) == 0 {
-		return nil, fmt.Errorf("loaded objects of pid %d: %w", pid, err)
+		return nil, err
 	}
 	maps, err := v.Maps(pid)
 	if err != nil {
 		return nil, err
 	}
 	for i := range entries {
-		entries[i].PID = pid
-		fillMapped(v, maps, &entries[i])
+		lm := &entries[i]
+		lm.PID = pid
+		at := []uint64{uint64(lm.Dynamic), uint64(lm.LoadAddr)}
+		if lm.Namespace == 0 && lm.Index == 0 {
+			at = append(at, headers) // a static program has neither
+		}
+		fillMapped(v, maps, lm, at)
 	}
 	return entries, nil
 }
 
-// auxiliary is the auxiliary vector (getauxval(3)).
-type auxiliary map[uint64]uint64
-
-// Keys of the auxiliary vector (linux/auxvec.h).
-const (
-	atPhdr  = 3
-	atPhent = 4
-	atPhnum = 5
-	atEntry = 9
-)
-
-func readAuxv(v *procview.View, pid event.PID) (auxiliary, error) {
-	f, err := os.Open(path.Join(v.Folder(pid), "auxv"))
-	if err != nil {
-		return nil, fmt.Errorf("auxiliary vector of pid %d: %w", pid, err)
+// list reads the lists from memory, and where the program headers of the
+// program are. With an error, the lists are not complete.
+func list(v *procview.View, pid event.PID) (entries []event.LinkMap, headers uint64, err error) {
+	type result struct {
+		entries []event.LinkMap
+		headers uint64
+		err     error
 	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, 64<<10))
-	if err != nil {
-		return nil, fmt.Errorf("auxiliary vector of pid %d: %w", pid, err)
-	}
-	return parseAuxv(b), nil
-}
-
-// parseAuxv reads pairs of 8-byte words up to the one with key 0 (AT_NULL).
-func parseAuxv(b []byte) auxiliary {
-	aux := auxiliary{}
-	for ; len(b) >= 16; b = b[16:] {
-		key := binary.LittleEndian.Uint64(b)
-		if key == 0 {
-			break
-		}
-		aux[key] = binary.LittleEndian.Uint64(b[8:])
-	}
-	return aux
-}
-
-// phdr size of a 64-bit program header (elf(5)).
-const phdrSize = 56
-
-// rDebug finds struct r_debug (link.h): the program headers, the dynamic
-// section, DT_DEBUG.
-func rDebug(mem memory, aux auxiliary) (uint64, error) {
-	if aux[atPhdr] == 0 || aux[atPhnum] == 0 || aux[atPhnum] > maxHeaders {
-		return 0, errors.New("no program headers in the auxiliary vector")
-	}
-	if aux[atPhent] != phdrSize {
-		return 0, Err32Bit
-	}
-	b, err := mem.bytes(aux[atPhdr], int(aux[atPhnum])*phdrSize)
-	if err != nil {
-		return 0, err
-	}
-	var bias, dynamic uint64
-	for ; len(b) >= phdrSize; b = b[phdrSize:] {
-		vaddr := binary.LittleEndian.Uint64(b[16:])
-		switch elf.ProgType(binary.LittleEndian.Uint32(b)) {
-		case elf.PT_PHDR:
-			bias = aux[atPhdr] - vaddr
-		case elf.PT_DYNAMIC:
-			dynamic = vaddr
-		}
-	}
-	if dynamic == 0 {
-		return 0, ErrStatic
-	}
-	debug, err := dynamicEntry(mem, dynamic+bias, elf.DT_DEBUG)
-	if err != nil {
-		return 0, err
-	}
-	switch {
-	case debug == nil:
-		return 0, ErrStatic // a static PIE: dynamic section, no loader
-	case *debug == 0:
-		return 0, ErrEarly
-	}
-	return *debug, nil
-}
-
-// dynamicEntry looks a tag up in a dynamic section; nil if it is not there.
-func dynamicEntry(mem memory, addr uint64, tag elf.DynTag) (*uint64, error) {
-	for range maxDynamic {
-		w, err := mem.words(addr, 2)
+	r := procview.Within(readWithin, result{err: os.ErrDeadlineExceeded}, func() result {
+		p, err := open(v, pid)
 		if err != nil {
-			return nil, fmt.Errorf("dynamic section: %w", err)
+			return result{err: err}
 		}
-		switch elf.DynTag(w[0]) {
-		case elf.DT_NULL:
-			return nil, nil
-		case tag:
-			return &w[1], nil
-		}
-		addr += 16
+		defer p.close()
+		entries, err := p.list()
+		return result{entries, p.aux[atPhdr], err}
+	})
+	if r.err != nil {
+		r.err = fmt.Errorf("loaded objects of pid %d: %w", pid, r.err)
 	}
-	return nil, nil
+	return r.entries, r.headers, r.err
 }
 
-// staticRDebug finds the list of a static program by its symbol _r_debug. The
-// C library fills it when such a program calls dlopen(3).
-func staticRDebug(v *procview.View, pid event.PID, aux auxiliary) (addr uint64, err error) {
-	defer func() {
-		if recover() != nil { // debug/elf on a broken file
-			addr, err = 0, ErrStatic
-		}
-	}()
-	f, err := openRegular(path.Join(v.Folder(pid), "exe"))
-	if err != nil {
-		return 0, ErrStatic
-	}
-	defer f.Close()
-	e, err := elf.NewFile(f)
-	if err != nil {
-		return 0, ErrStatic
-	}
-	syms, err := e.Symbols()
-	if err != nil {
-		return 0, ErrStatic
-	}
-	for _, sym := range syms {
-		if sym.Name == "_r_debug" && sym.Size >= 40 {
-			addr := sym.Value + aux[atEntry] - e.Entry // e.Entry before relocation
-			w, err := memory{processMemory(pid)}.words(addr, 2)
-			if err != nil || w[1] == 0 {
-				return 0, ErrStatic
-			}
-			return addr, nil
-		}
-	}
-	return 0, ErrStatic
-}
-
-// openRegular opens a file only if it is a regular one.
-func openRegular(name string) (*os.File, error) {
-	fd, err := unix.Open(name, unix.O_PATH|unix.O_CLOEXEC, 0)
+// list reads the lists again if they were broken: the process may run.
+func (p *program) list() ([]event.LinkMap, error) {
+	debug, err := p.rDebug()
 	if err != nil {
 		return nil, err
 	}
-	defer unix.Close(fd)
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		return nil, err
+	var best []event.LinkMap
+	for range maxTries {
+		var entries []event.LinkMap
+		if entries, err = p.mem.lists(debug); err == nil {
+			return entries, nil
+		}
+		if len(entries) > len(best) {
+			best = entries
+		}
 	}
-	if st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return nil, unix.EINVAL
-	}
-	return os.Open("/proc/self/fd/" + strconv.Itoa(fd))
+	return best, err
 }
 
-// walk reads the lists that start at struct r_debug: r_version, r_map, r_brk,
-// r_state, r_ldbase, and from version 2 on r_next, the list of the next
-// namespace of dlmopen(3) (glibc 2.35). It gives what it has got and the error
-// that ended it. Lists may be damaged or changing: each entry is taken once.
-func walk(mem memory, debug uint64) ([]event.LinkMap, error) {
-	var out []event.LinkMap
+// lists reads the lists that start at struct r_debug (link.h): r_version,
+// r_map, r_brk, r_state, r_ldbase, and from version 2 on r_next, which is the
+// one of the next namespace. It gives what it has got and the error that ended
+// it, or the first that left an entry without its name. Lists may be damaged or
+// changing: each entry is taken once.
+func (m memory) lists(debug uint64) (out []event.LinkMap, err error) {
+	var nameErr error
 	seen := map[uint64]bool{}
-	for ns := 0; debug != 0 && ns < maxNamespaces && !seen[debug]; ns++ {
+	for ns := 0; debug != 0; ns++ {
+		if seen[debug] || ns >= maxNamespaces {
+			return out, fmt.Errorf("r_debug at %#x: the list of namespaces has no end", debug)
+		}
 		seen[debug] = true
-		head, err := mem.words(debug, 5)
+		head, err := m.words(debug, 5)
 		if err != nil {
 			return out, fmt.Errorf("r_debug: %w", err)
 		}
@@ -307,15 +134,15 @@ func walk(mem memory, debug uint64) ([]event.LinkMap, error) {
 				return out, fmt.Errorf("link_map at %#x: the list has no end", addr)
 			}
 			seen[addr] = true
-			w, err := mem.words(addr, 4) // l_addr, l_name, l_ld, l_next
+			w, err := m.words(addr, 4) // l_addr, l_name, l_ld, l_next
 			if err != nil {
 				return out, fmt.Errorf("link_map: %w", err)
 			}
 			lm := event.LinkMap{Namespace: ns, Index: index, Addr: event.Hex(addr),
 				LoadAddr: event.Hex(w[0]), NameAddr: event.Hex(w[1]), Dynamic: event.Hex(w[2])}
 			if w[1] != 0 {
-				if lm.Name, err = mem.text(w[1]); err != nil {
-					return out, fmt.Errorf("name in the link_map at %#x: %w", addr, err)
+				if lm.Name, err = m.text(w[1]); err != nil && nameErr == nil {
+					nameErr = fmt.Errorf("name in the link_map at %#x: %w", addr, err)
 				}
 			}
 			out = append(out, lm)
@@ -324,30 +151,30 @@ func walk(mem memory, debug uint64) ([]event.LinkMap, error) {
 		if uint32(head[0]) < 2 {
 			break
 		}
-		next, err := mem.words(debug+40, 1)
+		next, err := m.words(debug+5*m.word, 1)
 		if err != nil {
 			return out, fmt.Errorf("r_debug: %w", err)
 		}
 		debug = next[0]
 	}
-	return out, nil
+	return out, nameErr
 }
 
-// fillMapped finds the line of maps that holds an object: by l_ld, which lies
-// within the object also where l_addr is 0 (programs that are not PIE), else
-// by l_addr.
-func fillMapped(v *procview.View, maps []procview.Mapping, lm *event.LinkMap) {
-	m, ok := procview.FindMapping(maps, uint64(lm.Dynamic))
-	if !ok || m.Ino == 0 {
-		m, ok = procview.FindMapping(maps, uint64(lm.LoadAddr))
-	}
-	if !ok || m.Ino == 0 {
+// fillMapped finds the line of maps that holds an object, by the first of some
+// addresses that lies in a file: l_ld, which lies within the object also where
+// l_addr is 0 (programs that are not PIE), else l_addr.
+func fillMapped(v *procview.View, maps []procview.Mapping, lm *event.LinkMap, at []uint64) {
+	for _, addr := range at {
+		m, ok := procview.FindMapping(maps, addr)
+		if !ok || m.Ino == 0 {
+			continue
+		}
+		lm.MapStart, lm.MapEnd = event.Hex(m.Start), event.Hex(m.End)
+		target := m.Target()
+		lm.Mapped = &target
+		if st, err := v.MapFile(lm.PID, m); err == nil {
+			lm.MappedStat = &st
+		}
 		return
-	}
-	lm.MapStart, lm.MapEnd = event.Hex(m.Start), event.Hex(m.End)
-	target := m.Target()
-	lm.Mapped = &target
-	if st, err := v.MapFile(lm.PID, m); err == nil {
-		lm.MappedStat = &st
 	}
 }

@@ -55,6 +55,8 @@ type Thread struct {
 	Changed time.Duration
 	since   time.Time
 	dirty   bool
+	// running: a call that was made has not ended in time, and goes on.
+	running bool
 }
 
 // within is how long a call that cannot block may take.
@@ -92,6 +94,9 @@ func (t *Thread) instruction() uint64 { return ptrace.PC(&t.saved) - ptrace.Sysc
 // Call makes a system call in the thread and gives its result; an error of the
 // call itself is an [unix.Errno].
 func (t *Thread) Call(nr uint64, args ...uint64) (int64, error) {
+	if t.running {
+		return 0, fmt.Errorf("thread %d: %w", t.tid, ptrace.ErrNoStop)
+	}
 	regs := t.saved
 	var six [6]uint64
 	copy(six[:], args)
@@ -159,6 +164,7 @@ func (t *Thread) to(want ptrace.Op) error {
 	for {
 		s, err := ptrace.AwaitStop(t.m, t.tid, within)
 		if err != nil {
+			t.running = errors.Is(err, ptrace.ErrNoStop)
 			return err
 		}
 		switch s.Kind {
@@ -179,6 +185,28 @@ func (t *Thread) to(want ptrace.Op) error {
 	}
 }
 
+// stop breaks off a call that has not ended in time. It waits for as long as
+// that takes: a thread must not go on with registers that are not its own.
+func (t *Thread) stop() error {
+	for t.running {
+		if err := t.m.Interrupt(t.tid); err != nil {
+			return fmt.Errorf("interrupt thread %d: %w", t.tid, err)
+		}
+		s, err := ptrace.AwaitStop(t.m, t.tid, within)
+		if errors.Is(err, ptrace.ErrNoStop) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if s.Kind == ptrace.SignalStop {
+			t.held = append(t.held, s.Signal)
+		}
+		t.running = false
+	}
+	return nil
+}
+
 // End gives the thread its registers back and brings it to a stop from which
 // the kernel restarts the interrupted call by its own rules: that happens only
 // on the way out of a signal or interrupt, so the thread is interrupted again.
@@ -187,6 +215,9 @@ func (t *Thread) to(want ptrace.Op) error {
 func (t *Thread) End() error {
 	if !t.dirty {
 		return t.release()
+	}
+	if err := t.stop(); err != nil {
+		return err
 	}
 	if err := t.m.SetRegisters(t.tid, &t.saved); err != nil {
 		return fmt.Errorf("restore registers of thread %d: %w", t.tid, err)

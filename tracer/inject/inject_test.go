@@ -8,12 +8,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"whosefd/tracer/decode"
 	"whosefd/tracer/event"
 	"whosefd/tracer/ptrace"
 )
@@ -171,9 +173,18 @@ func TestReplaceDescriptor(t *testing.T) {
 // A call that the kernel restarts by other means, and one that reports EINTR
 // for any interrupt, are not disturbed: both run to their time-out.
 func TestOtherCallsGoOn(t *testing.T) {
-	for name, nr := range map[string]uint64{"poll": unix.SYS_POLL, "epoll": unix.SYS_EPOLL_WAIT} {
+	calls, err := decode.ForArch(runtime.GOARCH)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// What the C library makes of it depends on the architecture.
+	for name, made := range map[string][]string{"poll": {"poll", "ppoll"}, "epoll": {"epoll_wait", "epoll_pwait"}} {
 		t.Run(name, func(t *testing.T) {
 			p := start(t, name)
+			nr, ok := calls.Number(made[0])
+			if !ok {
+				nr, _ = calls.Number(made[1])
+			}
 			arg0 := uint64(0)
 			b, err := os.ReadFile(fmt.Sprintf("/proc/%d/syscall", p.Process.Pid))
 			if err != nil {
@@ -206,5 +217,44 @@ func TestNotInThatCall(t *testing.T) {
 	}
 	if b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.Process.Pid)); !strings.Contains(string(b), "TracerPid:\t0") {
 		t.Errorf("still traced:\n%s", b)
+	}
+}
+
+// A call that does not end in time is broken off, and the thread goes on with
+// its own.
+func TestCallThatBlocks(t *testing.T) {
+	p := start(t)
+	fifo := filepath.Join(t.TempDir(), "fifo")
+	if err := unix.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	err := p.inside(t, unix.SYS_READ, uint64(p.fd), func(th *Thread) error {
+		at := int64(-100)
+		if _, err := th.CallPath(unix.SYS_OPENAT, fifo, 1, uint64(at), 0, unix.O_RDONLY); !errors.Is(err, ptrace.ErrNoStop) {
+			return fmt.Errorf("open of a FIFO that nobody writes: %v, want ErrNoStop", err)
+		}
+		if _, err := th.Call(unix.SYS_GETPID); !errors.Is(err, ptrace.ErrNoStop) {
+			return fmt.Errorf("another call: %v, want ErrNoStop", err)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// It is in its read again, from the pipe whose end of its own it holds.
+	w, err := os.OpenFile(fmt.Sprintf("/proc/%d/fd/%d", p.Process.Pid, p.fd+1), os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	if _, err := w.WriteString("late"); err != nil {
+		t.Fatal(err)
+	}
+	rest, err := io.ReadAll(p.out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := strings.TrimSpace(string(rest)), "n=4 errno=0 got=0 buf=late"; got != want {
+		t.Errorf("got %q, want %q", got, want)
 	}
 }

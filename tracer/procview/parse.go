@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sort"
 	"strconv"
 	"strings"
 
@@ -60,12 +61,13 @@ func ParseStatus(b []byte) (Status, error) {
 		if !ok {
 			continue
 		}
+		raw := strings.TrimPrefix(val, "\t")
 		val = strings.Trim(val, " \t")
 		num := func() int { n, _ := strconv.ParseInt(val, 10, 32); return int(n) }
 		mask := func() uint64 { n, _ := strconv.ParseUint(val, 16, 64); return n }
 		switch key {
 		case "Name":
-			s.Name = unescapeComm(val)
+			s.Name = unescapeComm(raw) // it may begin or end with blanks
 		case "State":
 			s.State, _, _ = strings.Cut(val, " ")
 		case "Tgid":
@@ -110,6 +112,21 @@ func ParseStatus(b []byte) (Status, error) {
 	return s, nil
 }
 
+// tracedBy reads two lines of a status file only: TracerPid and Threads. The
+// Name line before them cannot look like one: a newline is escaped there.
+func tracedBy(status []byte) (tracer event.TID, threads int) {
+	line := func(key string) int {
+		_, rest, ok := bytes.Cut(status, []byte("\n"+key+":\t"))
+		if !ok {
+			return 0
+		}
+		digits, _, _ := bytes.Cut(rest, []byte("\n"))
+		n, _ := number(digits)
+		return n
+	}
+	return event.TID(line("TracerPid")), line("Threads")
+}
+
 // unescapeComm undoes the escapes of the Name line: \n and \\ (fs/proc/array.c).
 func unescapeComm(s string) event.Text {
 	if !strings.Contains(s, `\`) {
@@ -123,6 +140,7 @@ type Stat struct {
 	State string
 	PGRP  int
 	TPGID int    // foreground group of its terminal; -1 without one
+	Flags uint64 // PF_… (linux/sched.h)
 	Start uint64 // start time since boot, clock ticks
 }
 
@@ -140,6 +158,7 @@ func ParseStat(b []byte) (Stat, error) {
 	s := Stat{State: f[0]}
 	s.PGRP, _ = strconv.Atoi(f[2])
 	s.TPGID, _ = strconv.Atoi(f[5])
+	s.Flags, _ = strconv.ParseUint(f[6], 10, 64)
 	s.Start, _ = strconv.ParseUint(f[19], 10, 64)
 	return s, nil
 }
@@ -189,6 +208,9 @@ func ParseFdinfo(b []byte) (access string, ok bool) {
 	return "", false
 }
 
+// KernelThread says whether it is one (PF_KTHREAD): it has no descriptors.
+func (s Stat) KernelThread() bool { return s.Flags&0x00200000 != 0 }
+
 // Mapping is a line of proc_pid_maps(5).
 type Mapping struct {
 	Start, End uint64 // addresses; End is behind the last byte
@@ -210,21 +232,21 @@ func (m Mapping) Target() event.Target {
 	if m.Deleted {
 		t.Link += " (deleted)"
 	}
-	switch {
+	switch kind := kindByText(string(t.Link)); {
 	case m.Ino == 0:
 		t.Kind = event.Unknown
-	case strings.HasPrefix(string(m.Path), "/memfd:"):
-		t.Kind = event.Memfd
+	case kind != event.Unknown:
+		t.Kind = kind
 	}
 	return t
 }
 
-// FindMapping gives the mapping that holds an address.
+// FindMapping gives the mapping that holds an address. The mappings are in
+// order of their addresses, as the kernel lists them.
 func FindMapping(maps []Mapping, addr uint64) (Mapping, bool) {
-	for _, m := range maps {
-		if addr >= m.Start && addr < m.End {
-			return m, true
-		}
+	i := sort.Search(len(maps), func(i int) bool { return maps[i].End > addr })
+	if i < len(maps) && addr >= maps[i].Start {
+		return maps[i], true
 	}
 	return Mapping{}, false
 }
@@ -238,6 +260,7 @@ func ParseMaps(r io.Reader) ([]Mapping, error) {
 	var maps []Mapping
 	sc := bufio.NewScanner(r)
 	sc.Buffer(make([]byte, 0, 4096), maxMapsLine)
+	sc.Split(scanNewlines)
 	for n := 1; sc.Scan(); n++ {
 		m, err := parseMapping(sc.Text())
 		if err != nil {
@@ -246,6 +269,18 @@ func ParseMaps(r io.Reader) ([]Mapping, error) {
 		maps = append(maps, m)
 	}
 	return maps, sc.Err()
+}
+
+// scanNewlines is [bufio.ScanLines], but a carriage return at the end of a path
+// belongs to the path.
+func scanNewlines(data []byte, atEOF bool) (advance int, token []byte, err error) {
+	if i := bytes.IndexByte(data, '\n'); i >= 0 {
+		return i + 1, data[:i], nil
+	}
+	if atEOF && len(data) > 0 {
+		return len(data), data, nil
+	}
+	return 0, nil, nil
 }
 
 func parseMapping(line string) (Mapping, error) {

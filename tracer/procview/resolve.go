@@ -2,10 +2,9 @@ package procview
 
 import (
 	"errors"
-	"os"
+	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -15,8 +14,6 @@ import (
 const (
 	maxLinks = 40 // MAXSYMLINKS, linux/namei.h
 	maxName  = 4096
-	// resolveWithin bounds a walk, since a file system may not answer.
-	resolveWithin = 500 * time.Millisecond
 	// procRootIno is the inode of the root of every proc file system
 	// (PROC_ROOT_INO, linux/proc_ns.h).
 	procRootIno = 1
@@ -33,24 +30,16 @@ const (
 // answer, EXDEV where /proc there is of another pid namespace than the
 // process's and self means something that is not known.
 func (v *View) Resolve(pid event.PID, tid event.TID, name string) event.Target {
-	result := make(chan event.Target, 1)
-	go func() {
+	late := event.Target{Kind: event.Unknown, Error: "ETIMEDOUT"}
+	return Within(patience, late, func() event.Target {
 		w := walk{v: v, pid: pid, tid: tid, root: -1, at: -1}
 		defer w.close()
 		t, err := w.resolve(name)
 		if err != nil {
 			t = event.Target{Kind: event.Unknown, Error: errnoName(err)}
 		}
-		result <- t
-	}()
-	timeout := time.NewTimer(resolveWithin)
-	defer timeout.Stop()
-	select {
-	case t := <-result:
 		return t
-	case <-timeout.C:
-		return event.Target{Kind: event.Unknown, Error: "ETIMEDOUT"}
-	}
+	})
 }
 
 // walk follows a name. Descriptors are O_PATH, ours, and never -1 while it runs.
@@ -81,18 +70,20 @@ func (w *walk) step(fd int) {
 const oPath = unix.O_PATH | unix.O_CLOEXEC
 
 func (w *walk) toRoot() error {
-	fd, err := unix.Dup(w.root)
+	fd, err := unix.FcntlInt(uintptr(w.root), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}
-	unix.CloseOnExec(fd)
 	w.step(fd)
 	return nil
 }
 
 func (w *walk) resolve(name string) (event.Target, error) {
-	if name == "" {
+	switch {
+	case name == "":
 		return event.Target{}, unix.ENOENT
+	case len(name) >= maxName: // with the NUL that ends it
+		return event.Target{}, unix.ENAMETOOLONG
 	}
 	task := "task/" + strconv.Itoa(int(w.tid)) + "/"
 	var err error
@@ -107,35 +98,30 @@ func (w *walk) resolve(name string) (event.Target, error) {
 	if err := w.follow(name); err != nil {
 		return event.Target{}, err
 	}
-	var st unix.Statx_t
-	if err := unix.Statx(w.at, "", statFlags|unix.AT_EMPTY_PATH, statMask, &st); err != nil {
-		return event.Target{}, err
+	t, err := w.v.held(w.at)
+	// A /proc that is mounted elsewhere. Asked only where it looks like one,
+	// since a file system over a network asks its server.
+	if (t.Kind == event.Regular || t.Kind == event.Directory) && strings.Contains(string(t.Link)+"/", "/proc/") && isProcfs(w.at) {
+		t.Kind = event.Procfs
 	}
-	link, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(w.at))
-	if err != nil {
-		return event.Target{}, err
-	}
-	return w.v.target(link, &st), nil
+	return t, err
 }
 
 // own opens a link of the process's own folder.
 func (w *walk) own(rest string) (int, error) {
-	fd, err := unix.Open(w.v.path(int(w.pid), rest), oPath|unix.O_DIRECTORY, 0)
+	fd, err := openat(unix.AT_FDCWD, w.v.path(int(w.pid), rest), oPath|unix.O_DIRECTORY)
 	if errors.Is(err, unix.ENOENT) { // the thread is gone: the process's
 		_, rest, _ = strings.Cut(strings.TrimPrefix(rest, "task/"), "/")
-		fd, err = unix.Open(w.v.path(int(w.pid), rest), oPath|unix.O_DIRECTORY, 0)
+		fd, err = openat(unix.AT_FDCWD, w.v.path(int(w.pid), rest), oPath|unix.O_DIRECTORY)
 	}
 	return fd, err
 }
 
-// follow walks a name to its end.
-func (w *walk) follow(name string) error {
+// follow walks a name to its end. The length of what is left needs no limit of
+// its own: the name and the text of each link have one.
+func (w *walk) follow(rest string) error {
 	links := 0
-	rest := name
 	for {
-		if len(rest) >= maxName {
-			return unix.ENAMETOOLONG
-		}
 		if strings.HasPrefix(rest, "/") {
 			if err := w.toRoot(); err != nil {
 				return err
@@ -145,78 +131,77 @@ func (w *walk) follow(name string) error {
 		if rest == "" {
 			return nil
 		}
-		part, after, more := strings.Cut(rest, "/")
+		part, after, slash := strings.Cut(rest, "/")
 		after = strings.TrimLeft(after, "/")
-		text, err := w.component(part, more)
+		link, text, err := w.component(part, slash)
 		if err != nil {
 			return err
 		}
-		if text != "" {
+		if link {
 			if links++; links > maxLinks {
 				return unix.ELOOP
 			}
-			if more { // keeps the slash: what follows must be a directory
-				after = "/" + after
-				text = strings.TrimRight(text, "/")
-				if text == "" {
-					rest = after
-					continue
-				}
-			}
-			rest = text + after
-			continue
 		}
-		rest = after
-		if rest == "" {
-			return nil
+		switch {
+		case text == "":
+			rest = after
+		case slash: // kept: what the link leads to must be a directory
+			rest = text + "/" + after
+		default:
+			rest = text
 		}
 	}
 }
 
 // component goes one step. For a link that must be followed by its text it
-// gives that text, and stays; for every other it goes where it leads.
-func (w *walk) component(part string, mustBeDir bool) (text string, err error) {
-	switch part {
-	case ".", "":
-		return "", nil
-	case "..":
-		if w.atRoot() {
-			return "", nil
-		}
+// gives that text, and stays; for every other it goes where it leads. link
+// says that it was either sort of link.
+func (w *walk) component(part string, mustBeDir bool) (link bool, text string, err error) {
+	if part == ".." && w.atRoot() {
+		part = "."
 	}
-	fd, err := unix.Openat(w.at, part, oPath|unix.O_NOFOLLOW, 0)
+	fd, err := openat(w.at, part, oPath|unix.O_NOFOLLOW)
 	if err != nil {
-		return "", err
+		return false, "", err
 	}
 	var st unix.Statx_t
-	if err := unix.Statx(fd, "", statFlags|unix.AT_EMPTY_PATH, statMask, &st); err != nil {
+	if err := statx(fd, "", unix.AT_EMPTY_PATH, statMask, &st); err != nil {
 		_ = unix.Close(fd)
-		return "", err
+		return false, "", err
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFLNK {
 		if mustBeDir && st.Mode&unix.S_IFMT != unix.S_IFDIR {
 			_ = unix.Close(fd)
-			return "", unix.ENOTDIR
+			return false, "", unix.ENOTDIR
 		}
 		w.step(fd)
-		return "", nil
+		return false, "", nil
 	}
 	defer unix.Close(fd)
 	if isProcfs(w.at) {
 		if !isProcRoot(w.at) {
-			return "", w.jump(part)
+			return true, "", w.jump(part, mustBeDir)
 		}
 		if part == "self" || part == "thread-self" {
-			return w.self(part)
+			text, err = w.self(part)
+			return true, text, err
 		}
 	}
-	return readlink(fd)
+	text, err = readlinkat(fd, "")
+	if err == nil && text == "" {
+		err = unix.ENOENT
+	}
+	return true, text, err
 }
 
 // jump follows a magic link: it leads to an open file or directory of a
 // process, and the text is only a description.
-func (w *walk) jump(part string) error {
-	fd, err := unix.Openat(w.at, part, oPath, 0)
+func (w *walk) jump(part string, mustBeDir bool) error {
+	flags := oPath
+	if mustBeDir {
+		flags |= unix.O_DIRECTORY
+	}
+	fd, err := openat(w.at, part, flags)
 	if err != nil {
 		return err
 	}
@@ -237,57 +222,50 @@ func (w *walk) self(part string) (string, error) {
 	return strconv.Itoa(pid) + "/task/" + strconv.Itoa(tid), nil
 }
 
-// idsHere finds the process in the proc file system where we are: by our own
-// ids for it if that is the same one as ours, else by those in the process's
-// own pid namespace (NSpid). Each guess is proved: both folders must show the
-// same process, by its start time and its root.
+// idsHere finds the process's ids in the proc file system where we are. NSpid
+// has its ids in the pid namespace of our own view and in those below; which of
+// them this /proc shows is found by looking there. EXDEV where it is none of them: a /proc of
+// another branch of namespaces, or of one above ours.
 func (w *walk) idsHere() (pid, tid int, err error) {
-	status, err := w.v.Status(w.pid, w.tid)
-	if err != nil {
-		return 0, 0, unix.ESRCH
-	}
 	leader, err := w.v.Status(w.pid, event.TID(w.pid))
 	if err != nil {
 		return 0, 0, unix.ESRCH
 	}
-	for i := len(leader.NSpid) - 1; i >= 0; i-- {
-		if w.isHere(leader.NSpid[i]) && i < len(status.NSpid) {
-			return leader.NSpid[i], status.NSpid[i], nil
-		}
+	thread, err := w.v.Status(w.pid, w.tid)
+	if err != nil || len(thread.NSpid) != len(leader.NSpid) {
+		return 0, 0, unix.ESRCH
 	}
-	if len(leader.NSpid) == 0 && w.isHere(int(w.pid)) { // a kernel without NSpid
-		return int(w.pid), int(w.tid), nil
+	for i := range leader.NSpid {
+		if w.isHere(leader.NSpid[i:]) {
+			return leader.NSpid[i], thread.NSpid[i], nil
+		}
 	}
 	return 0, 0, unix.EXDEV
 }
 
-// isHere says whether the folder of that number, in the proc file system where
-// we are, is the process: same start time, which is unique to the tick, and
-// the same pid namespace link.
-func (w *walk) isHere(pid int) bool {
-	dir := "/proc/self/fd/" + strconv.Itoa(w.at) + "/" + strconv.Itoa(pid)
-	b, err := os.ReadFile(dir + "/stat")
+// isHere says whether the proc file system where we are shows the process
+// under the first of these ids: the process there must have the very same ids
+// from there on inwards, and the same pid namespace. The innermost id and the
+// namespace are one process only.
+func (w *walk) isHere(ids []int) bool {
+	dir := strconv.Itoa(ids[0]) + "/"
+	b, err := readAt(w.at, dir+"status", nil, maxProcFile)
 	if err != nil {
 		return false
 	}
-	there, err := ParseStat(b)
-	if err != nil {
+	there, err := ParseStatus(b)
+	if err != nil || !slices.Equal(there.NSpid, ids) {
 		return false
 	}
-	here, err := w.v.stat(w.pid, event.TID(w.pid))
-	if err != nil || here.Start != there.Start {
-		return false
-	}
-	ns, err := os.Readlink(dir + "/ns/pid")
-	return err == nil && event.Text(ns) == w.v.link(w.pid, "ns/pid")
+	ns, err := readlinkat(w.at, dir+"ns/pid")
+	return err == nil && ns != "" && event.Text(ns) == w.v.link(w.pid, "ns/pid")
 }
 
 // atRoot says whether we are at the process's root, above which ".." does not go.
 func (w *walk) atRoot() bool {
 	var a, b unix.Statx_t
-	const mask = statMask | unix.STATX_MNT_ID
-	if unix.Statx(w.at, "", statFlags|unix.AT_EMPTY_PATH, mask, &a) != nil ||
-		unix.Statx(w.root, "", statFlags|unix.AT_EMPTY_PATH, mask, &b) != nil {
+	const mask = statMask | unix.STATX_MNT_ID // 0 before Linux 5.8
+	if statx(w.at, "", unix.AT_EMPTY_PATH, mask, &a) != nil || statx(w.root, "", unix.AT_EMPTY_PATH, mask, &b) != nil {
 		return false
 	}
 	return a.Ino == b.Ino && a.Dev_major == b.Dev_major && a.Dev_minor == b.Dev_minor && a.Mnt_id == b.Mnt_id
@@ -300,18 +278,5 @@ func isProcfs(fd int) bool {
 
 func isProcRoot(fd int) bool {
 	var st unix.Statx_t
-	return unix.Statx(fd, "", statFlags|unix.AT_EMPTY_PATH, statMask, &st) == nil && st.Ino == procRootIno
-}
-
-// readlink reads the text of a link that is open with O_PATH|O_NOFOLLOW.
-func readlink(fd int) (string, error) {
-	buf := make([]byte, maxName)
-	n, err := unix.Readlinkat(fd, "", buf)
-	if err != nil {
-		return "", err
-	}
-	if n == 0 {
-		return "", unix.ENOENT
-	}
-	return string(buf[:n]), nil
+	return statx(fd, "", unix.AT_EMPTY_PATH, statMask, &st) == nil && st.Ino == procRootIno
 }

@@ -9,14 +9,17 @@ package procview
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -28,13 +31,40 @@ import (
 type View struct {
 	// Mount is where it is mounted; a folder of fixtures in tests.
 	Mount string
+
+	once sync.Once
+	own  mountFacts // by [View.facts]
+}
+
+// mountFacts are what the mount itself tells; all false or 0 for fixtures.
+type mountFacts struct {
+	proc bool   // it is a proc file system
+	dev  uint64 // its st_dev
+	// ours says that the ids there are those of our own pid namespace, so that
+	// they can be given to system calls.
+	ours bool
+}
+
+func (v *View) facts() mountFacts {
+	v.once.Do(func() {
+		var fs unix.Statfs_t
+		var st unix.Statx_t
+		if unix.Statfs(v.Mount, &fs) != nil || fs.Type != unix.PROC_SUPER_MAGIC ||
+			unix.Statx(unix.AT_FDCWD, v.Mount, statFlags, statMask, &st) != nil {
+			return
+		}
+		self, err := os.Readlink(v.Mount + "/self")
+		v.own = mountFacts{proc: true, dev: decode.Makedev(st.Dev_major, st.Dev_minor),
+			ours: err == nil && self == strconv.Itoa(os.Getpid())}
+	})
+	return v.own
 }
 
 // New looks at the proc file system at mount.
 func New(mount string) *View { return &View{Mount: strings.TrimRight(mount, "/")} }
 
-// maxProcFile bounds how much of a file of /proc is read.
-const maxProcFile = 64 << 20
+// maxProcFile bounds how much of a file of /proc is read, bytes.
+const maxProcFile = 16 << 20
 
 // path makes the path of a file of a process.
 func (v *View) path(pid int, rest string) string {
@@ -43,33 +73,115 @@ func (v *View) path(pid int, rest string) string {
 
 // read reads a whole small file of /proc.
 func (v *View) read(pid int, rest string) ([]byte, error) {
-	f, err := os.Open(v.path(pid, rest))
+	return readAt(unix.AT_FDCWD, v.path(pid, rest), nil, maxProcFile)
+}
+
+// readAt reads a file of /proc, at most limit bytes of it, into buf if it is
+// large enough. It calls the kernel itself: [os.Open] costs several times as
+// much as such a short read, and thousands are made in a row.
+func readAt(dir int, name string, buf []byte, limit int) ([]byte, error) {
+	fd, err := openat(dir, name, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	return io.ReadAll(io.LimitReader(f, maxProcFile))
+	defer unix.Close(fd)
+	if len(buf) == 0 {
+		buf = make([]byte, min(4096, limit))
+	}
+	n := 0
+	for {
+		m, err := unix.Read(fd, buf[n:])
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case err != nil:
+			return nil, err
+		case m <= 0:
+			return buf[:n], nil
+		}
+		n += m
+		if n == len(buf) {
+			if n >= limit {
+				return buf, nil
+			}
+			buf = append(buf, make([]byte, min(len(buf), limit-n))...)
+		}
+	}
+}
+
+// openat opens, and again if a signal (the Go runtime's own, say) came first.
+func openat(dir int, name string, flags int) (int, error) {
+	for {
+		fd, err := unix.Openat(dir, name, flags, 0)
+		if !errors.Is(err, unix.EINTR) {
+			return fd, err
+		}
+	}
 }
 
 // numbers gives the entries of a folder whose names are numbers, sorted.
 func numbers(dir string) ([]int, error) {
-	f, err := os.Open(dir)
+	fd, err := openat(unix.AT_FDCWD, dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	names, err := f.Readdirnames(-1)
-	if err != nil && len(names) == 0 {
-		return nil, err
-	}
+	defer unix.Close(fd)
+	return numbersIn(fd)
+}
+
+func numbersIn(dir int) ([]int, error) {
 	var ns []int
-	for _, name := range names {
-		if n, err := strconv.ParseInt(name, 10, 32); err == nil && n >= 0 {
-			ns = append(ns, int(n))
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := unix.Getdents(dir, buf)
+		if errors.Is(err, unix.EINTR) {
+			continue
 		}
+		if err != nil {
+			return nil, err
+		}
+		if n <= 0 {
+			break
+		}
+		ns = appendNumbers(ns, buf[:n])
 	}
 	slices.Sort(ns)
 	return ns, nil
+}
+
+// appendNumbers takes the names that are numbers from what getdents64(2) gives.
+func appendNumbers(ns []int, dirents []byte) []int {
+	const reclenAt, nameAt = 16, 19 // struct linux_dirent64
+	for len(dirents) > nameAt {
+		size := int(binary.NativeEndian.Uint16(dirents[reclenAt:]))
+		if size <= nameAt || size > len(dirents) {
+			break
+		}
+		name := dirents[nameAt:size]
+		if end := bytes.IndexByte(name, 0); end >= 0 {
+			name = name[:end]
+		}
+		if n, ok := number(name); ok {
+			ns = append(ns, n)
+		}
+		dirents = dirents[size:]
+	}
+	return ns
+}
+
+// number reads an id or descriptor number: digits only, below 2^31.
+func number(name []byte) (int, bool) {
+	if len(name) == 0 || len(name) > 10 {
+		return 0, false
+	}
+	n := 0
+	for _, c := range name {
+		if c < '0' || c > '9' {
+			return 0, false
+		}
+		n = 10*n + int(c-'0')
+	}
+	return n, n <= math.MaxInt32
 }
 
 // PIDs gives all processes that can be seen.
@@ -171,8 +283,7 @@ func (v *View) Process(pid event.PID) (event.Process, error) {
 	}
 	p.Exe = v.link(pid, "exe")
 	p.Cwd = v.link(pid, "cwd")
-	if b, err := v.read(int(pid), "cmdline"); err == nil && len(b) > 0 {
-		b = b[:min(len(b), maxCmdline)]
+	if b := v.cmdline(pid); len(b) > 0 {
 		for _, arg := range bytes.Split(bytes.TrimSuffix(b, []byte{0}), []byte{0}) {
 			p.Cmdline = append(p.Cmdline, event.Text(arg))
 		}
@@ -186,6 +297,18 @@ func (v *View) Process(pid event.PID) (event.Process, error) {
 		}
 	}
 	return p, nil
+}
+
+// cmdline reads the command line. It lies in the process's memory, which may be
+// backed by a file system that does not answer.
+func (v *View) cmdline(pid event.PID) []byte {
+	return Within(patience, nil, func() []byte {
+		b, err := readAt(unix.AT_FDCWD, v.path(int(pid), "cmdline"), nil, maxCmdline)
+		if err != nil {
+			return nil
+		}
+		return b
+	})
 }
 
 func (v *View) link(pid event.PID, rest string) event.Text {
@@ -221,15 +344,16 @@ func (v *View) Maps(pid event.PID) ([]Mapping, error) {
 // name any more. The kernel asks for CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE
 // (proc_pid_map_files(5)); without, the error wraps [os.ErrPermission].
 func (v *View) MapFile(pid event.PID, m Mapping) (event.Target, error) {
-	t := v.at(v.path(int(pid), "map_files/")+m.Range(), event.Text(m.Path))
-	if t.Error != "" {
-		return t, fmt.Errorf("mapped file of pid %d at %s: %w", pid, m.Range(), unix.Errno(decode.ErrnoNumber(t.Error)))
+	t, err := v.at(unix.AT_FDCWD, v.path(int(pid), "map_files/")+m.Range())
+	if err != nil {
+		return t, fmt.Errorf("mapped file of pid %d at %s: %w", pid, m.Range(), err)
 	}
 	return t, nil
 }
 
 // Blocked says what a thread is doing in the kernel. A thread that runs has no
-// Syscall. Without the permission to trace the process (PTRACE_MODE_ATTACH)
+// Syscall; one that is found running is looked at again for some milliseconds.
+// Without the permission to trace the process (PTRACE_MODE_ATTACH)
 // the call stays unknown, and the state is what is left.
 func (v *View) Blocked(pid event.PID, tid event.TID, calls *decode.Table) (event.Blocked, error) {
 	st, err := v.Status(pid, tid)
@@ -237,16 +361,17 @@ func (v *View) Blocked(pid event.PID, tid event.TID, calls *decode.Table) (event
 		return event.Blocked{}, err
 	}
 	b := event.Blocked{PID: pid, TID: tid, Comm: st.Name, SIGINT: st.Signal(int(unix.SIGINT))}
+	task := "task/" + strconv.Itoa(int(tid)) + "/"
+	line, err := v.settled(pid, task+"syscall")
+	// Read after it, so that they tell of the same moment.
 	if stat, err := v.stat(pid, tid); err == nil {
 		b.State = stat.State
 	}
-	task := "task/" + strconv.Itoa(int(tid)) + "/"
 	if w, err := v.read(int(pid), task+"wchan"); err == nil {
 		if s := strings.TrimSpace(string(w)); s != "0" {
 			b.Wchan = s
 		}
 	}
-	line, err := v.read(int(pid), task+"syscall")
 	if err != nil {
 		return b, nil
 	}
@@ -267,6 +392,20 @@ func (v *View) Blocked(pid event.PID, tid event.TID, calls *decode.Table) (event
 	return b, nil
 }
 
+// settled reads what call a thread is in. A call that was interrupted, by the
+// end of a trace say, is begun again by the thread itself, and until it has got
+// the CPU for that, which may be the one that we are on, it counts as running.
+func (v *View) settled(pid event.PID, file string) ([]byte, error) {
+	const first, last = 100 * time.Microsecond, 4 * time.Millisecond // 6.3 ms in all
+	for wait := first; ; wait *= 2 {
+		line, err := v.read(int(pid), file)
+		if err != nil || wait > last || !bytes.HasPrefix(line, []byte("running")) {
+			return line, err
+		}
+		time.Sleep(wait)
+	}
+}
+
 // Tracees gives the processes that any thread of the debugger traces, by
 // TracerPid, which is a thread id.
 func (v *View) Tracees(debugger event.PID) ([]event.PID, error) {
@@ -278,24 +417,29 @@ func (v *View) Tracees(debugger event.PID) ([]event.PID, error) {
 	if err != nil {
 		return nil, err
 	}
-	traced := func(pid event.PID, tid event.TID) bool {
-		st, err := v.Status(pid, tid)
-		return err == nil && st.TracerPid != 0 && slices.Contains(own, st.TracerPid)
+	buf := make([]byte, 4096)
+	// traced is false for a thread that ended, too.
+	traced := func(path string) (hit bool, threads int) {
+		b, err := readAt(unix.AT_FDCWD, path, buf, maxProcFile)
+		if err != nil {
+			return false, 0
+		}
+		tracer, threads := tracedBy(b)
+		return tracer != 0 && slices.Contains(own, tracer), threads
 	}
 	var found []event.PID
 	for _, pid := range pids {
 		if pid == debugger {
 			continue
 		}
-		st, err := v.Status(pid, event.TID(pid))
-		if err != nil {
-			continue
-		}
-		hit := slices.Contains(own, st.TracerPid)
+		hit, threads := traced(v.path(int(pid), "status"))
 		// A debugger may trace only some of the threads.
-		if !hit && st.Threads > 1 {
-			tids, _ := v.Threads(pid)
-			hit = slices.ContainsFunc(tids, func(tid event.TID) bool { return traced(pid, tid) })
+		if !hit && threads > 1 {
+			tids, _ := v.Threads(pid) // none, if it has ended
+			hit = slices.ContainsFunc(tids, func(tid event.TID) bool {
+				hit, _ := traced(v.path(int(pid), "task/"+strconv.Itoa(int(tid))+"/status"))
+				return hit
+			})
 		}
 		if hit {
 			found = append(found, pid)

@@ -1,0 +1,563 @@
+package inferior
+
+import (
+	"bytes"
+	"debug/elf"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"whosefd/tracer/event"
+	"whosefd/tracer/procview"
+)
+
+const (
+	maxHeaders = 256       // program headers
+	maxDynamic = 4096      // entries of a dynamic section
+	maxChain   = 100000    // symbols of one hash chain
+	maxAuxv    = 64 << 10  // bytes
+	maxSymbols = 256 << 20 // symbol table and strings of a static program, bytes
+)
+
+// memory is a process's memory. Numbers are little-endian, as both
+// architectures that we know are.
+type memory struct {
+	io.ReaderAt
+	word uint64 // the size of a pointer there, bytes: 8 or 4
+}
+
+func (m memory) bytes(addr uint64, n int) ([]byte, error) {
+	b := make([]byte, n)
+	addr = m.wrap(addr)
+	if addr > 1<<63-1-uint64(n) {
+		return nil, fmt.Errorf("address %#x: %w", addr, unix.EFAULT)
+	}
+	if _, err := m.ReadAt(b, int64(addr)); err != nil {
+		return nil, fmt.Errorf("read %d bytes at %#x: %w", n, addr, err)
+	}
+	return b, nil
+}
+
+// wrap is what is left of a sum of addresses: a pointer's worth.
+func (m memory) wrap(addr uint64) uint64 {
+	if m.word == 4 {
+		return addr & (1<<32 - 1)
+	}
+	return addr
+}
+
+// words reads numbers of the size of a pointer.
+func (m memory) words(addr uint64, n int) ([]uint64, error) {
+	b, err := m.bytes(addr, n*int(m.word))
+	if err != nil {
+		return nil, err
+	}
+	return split(b, m.word), nil
+}
+
+// halves reads 32-bit numbers.
+func (m memory) halves(addr uint64, n int) ([]uint64, error) {
+	b, err := m.bytes(addr, 4*n)
+	if err != nil {
+		return nil, err
+	}
+	return split(b, 4), nil
+}
+
+func split(b []byte, word uint64) []uint64 {
+	ws := make([]uint64, uint64(len(b))/word)
+	for i := range ws {
+		if word == 8 {
+			ws[i] = binary.LittleEndian.Uint64(b[8*i:])
+		} else {
+			ws[i] = uint64(binary.LittleEndian.Uint32(b[4*i:]))
+		}
+	}
+	return ws
+}
+
+// text reads a NUL-terminated string, of which it gives at most maxName bytes;
+// no chunk of it goes across a page, since the next page may not be there.
+func (m memory) text(addr uint64) (event.Text, error) {
+	const page = 4096
+	var out []byte
+	for n := 64; len(out) < maxName; n = page {
+		chunk := min(uint64(n), page-addr%page)
+		b, err := m.bytes(addr, int(chunk))
+		if err != nil {
+			return "", err
+		}
+		if end := bytes.IndexByte(b, 0); end >= 0 {
+			out = append(out, b[:end]...)
+			break
+		}
+		out = append(out, b...)
+		addr += chunk
+	}
+	return event.Text(out[:min(len(out), maxName)]), nil
+}
+
+// program is the program that a process runs.
+type program struct {
+	mem memory
+	aux auxiliary
+	// exe is the path of the link to its file.
+	exe  string
+	file *os.File // /proc/PID/mem; nil for a fake memory
+}
+
+// open opens a process's memory by /proc/PID/mem. That needs no system call by
+// number, so the view may be of another pid namespace, and the memory stays that
+// of the program that runs now: if the process starts another, reading ends.
+func open(v *procview.View, pid event.PID) (*program, error) {
+	b, err := readAuxv(v, pid)
+	if err == nil && len(b) == 0 || errors.Is(err, unix.ESRCH) {
+		return nil, ErrNoProgram // which of the two depends on the kernel's version
+	}
+	if errors.Is(err, os.ErrPermission) && !hasProgram(v, pid) {
+		return nil, ErrNoProgram // what it has let go of, only root may look for
+	}
+	if err != nil {
+		return nil, fmt.Errorf("auxiliary vector: %w", err)
+	}
+	aux, word, err := parseAuxv(b)
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.Open(path.Join(v.Folder(pid), "mem"))
+	if err != nil {
+		return nil, fmt.Errorf("memory: %w", err)
+	}
+	return &program{mem: memory{f, word}, aux: aux, exe: path.Join(v.Folder(pid), "exe"), file: f}, nil
+}
+
+func hasProgram(v *procview.View, pid event.PID) bool {
+	st, err := v.Status(pid, event.TID(pid))
+	return err != nil || st.State != "Z" && st.State != "X" && !st.Kthread
+}
+
+func (p *program) close() {
+	if p.file != nil {
+		_ = p.file.Close()
+	}
+}
+
+// auxiliary is the auxiliary vector (getauxval(3)).
+type auxiliary map[uint64]uint64
+
+// Keys of the auxiliary vector (linux/auxvec.h).
+const (
+	atPhdr  = 3
+	atPhent = 4
+	atPhnum = 5
+	atBase  = 7
+	atEntry = 9
+)
+
+func readAuxv(v *procview.View, pid event.PID) ([]byte, error) {
+	f, err := os.Open(path.Join(v.Folder(pid), "auxv"))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, maxAuxv))
+}
+
+var errAuxv = errors.New("the auxiliary vector has no program headers")
+
+// parseAuxv reads pairs of words up to the one with key 0 (AT_NULL). Which size
+// words have, the size of a program header tells (elf(5)).
+func parseAuxv(b []byte) (aux auxiliary, word uint64, err error) {
+	for _, word := range []uint64{8, 4} {
+		aux := auxiliary{}
+		for ws := split(b, word); len(ws) >= 2 && ws[0] != 0; ws = ws[2:] {
+			aux[ws[0]] = ws[1]
+		}
+		if aux[atPhent] == headerSize(word) && aux[atPhdr] != 0 && aux[atPhnum] != 0 && aux[atPhnum] <= maxHeaders {
+			return aux, word, nil
+		}
+	}
+	return nil, 0, errAuxv
+}
+
+// headerSize is that of a program header.
+func headerSize(word uint64) uint64 {
+	if word == 8 {
+		return 56
+	}
+	return 32
+}
+
+// segments is what we use of program headers.
+type segments struct {
+	phdr, dynamic, first      uint64 // addresses before relocation; first is of the file's beginning
+	hasPhdr, hasDyn, hasFirst bool
+	interp                    bool
+}
+
+func (m memory) segments(addr uint64, n int) (segments, error) {
+	size := headerSize(m.word)
+	b, err := m.bytes(addr, n*int(size))
+	if err != nil {
+		return segments{}, fmt.Errorf("program headers: %w", err)
+	}
+	var s segments
+	for ; uint64(len(b)) >= size; b = b[size:] {
+		var offset, vaddr uint64
+		if m.word == 8 {
+			offset, vaddr = binary.LittleEndian.Uint64(b[8:]), binary.LittleEndian.Uint64(b[16:])
+		} else {
+			offset, vaddr = uint64(binary.LittleEndian.Uint32(b[4:])), uint64(binary.LittleEndian.Uint32(b[8:]))
+		}
+		switch elf.ProgType(binary.LittleEndian.Uint32(b)) {
+		case elf.PT_PHDR:
+			s.phdr, s.hasPhdr = vaddr, true
+		case elf.PT_DYNAMIC:
+			s.dynamic, s.hasDyn = vaddr, true
+		case elf.PT_INTERP:
+			s.interp = true
+		case elf.PT_LOAD:
+			if offset == 0 && !s.hasFirst {
+				s.first, s.hasFirst = vaddr, true
+			}
+		}
+	}
+	return s, nil
+}
+
+// image is an ELF file in memory.
+type image struct {
+	memory
+	segments
+	bias uint64 // what is added to the addresses in it
+}
+
+// program gives the image that the kernel started.
+func (p *program) image() (image, error) {
+	at := p.aux[atPhdr]
+	s, err := p.mem.segments(at, int(p.aux[atPhnum]))
+	if err != nil {
+		return image{}, err
+	}
+	img := image{memory: p.mem, segments: s}
+	switch {
+	case s.hasPhdr:
+		img.bias = at - s.phdr
+	case s.hasFirst:
+		// The headers stand right behind the ELF header, at the beginning of
+		// the file: so it is in the dynamic loader itself.
+		const page = 4096
+		if start := at &^ (page - 1); p.mem.isELF(start) {
+			img.bias = start - s.first
+		}
+	}
+	return img, nil
+}
+
+// loader gives the image of the dynamic loader that the kernel has mapped.
+func (p *program) loader() (image, error) {
+	base := p.aux[atBase]
+	if !p.mem.isELF(base) {
+		return image{}, fmt.Errorf("no ELF header at %#x", base)
+	}
+	offAt, numAt := uint64(32), uint64(56) // e_phoff, e_phnum
+	if p.mem.word == 4 {
+		offAt, numAt = 28, 44
+	}
+	off, err := p.mem.words(base+offAt, 1)
+	if err != nil {
+		return image{}, err
+	}
+	num, err := p.mem.bytes(base+numAt, 2)
+	if err != nil {
+		return image{}, err
+	}
+	n := min(int(binary.LittleEndian.Uint16(num)), maxHeaders)
+	s, err := p.mem.segments(base+off[0], n)
+	if err != nil {
+		return image{}, err
+	}
+	return image{memory: p.mem, segments: s, bias: base - s.first}, nil
+}
+
+func (m memory) isELF(addr uint64) bool {
+	b, err := m.bytes(addr, len(elf.ELFMAG))
+	return err == nil && string(b) == elf.ELFMAG
+}
+
+// rDebug finds struct r_debug (link.h). The loader writes its address into the
+// DT_DEBUG entry of the program. Where there is none, its own symbol tells: the
+// program was linked so, or the loader was started as a program
+// (ld.so ./program), or it is part of a static program that calls dlopen(3).
+func (p *program) rDebug() (uint64, error) {
+	main, err := p.image()
+	if err != nil {
+		return 0, err
+	}
+	hasDebug := false
+	if main.hasDyn {
+		dyn, err := main.dynamicTags()
+		if err != nil {
+			return 0, err
+		}
+		var addr uint64
+		if addr, hasDebug = dyn[elf.DT_DEBUG]; addr != 0 {
+			return addr, nil
+		}
+	}
+	if p.aux[atBase] != 0 {
+		loader, err := p.loader()
+		if err == nil {
+			if addr, ok := loader.rDebugSymbol(); ok {
+				return p.begun(addr)
+			}
+		}
+		switch {
+		case hasDebug:
+			return 0, ErrEarly
+		case err != nil:
+			return 0, fmt.Errorf("dynamic loader: %w", err)
+		}
+		return 0, errNoDebug
+	}
+	if main.hasDyn && !main.interp {
+		if addr, ok := main.rDebugSymbol(); ok {
+			return p.begun(addr)
+		}
+	}
+	addr, err := p.staticSymbol(main.bias)
+	if err != nil {
+		return 0, err
+	}
+	if _, err := p.begun(addr); err != nil {
+		return 0, ErrStatic // it could load objects, and has not
+	}
+	return addr, nil
+}
+
+var errNoDebug = errors.New("neither the program (DT_DEBUG) nor its dynamic loader (_r_debug) tells where the list is")
+
+// begun says whether there is a list at struct r_debug yet.
+func (p *program) begun(debug uint64) (uint64, error) {
+	w, err := p.mem.words(debug, 2)
+	if err != nil {
+		return 0, fmt.Errorf("r_debug: %w", err)
+	}
+	if w[1] == 0 {
+		return 0, ErrEarly
+	}
+	return debug, nil
+}
+
+// dynamicTags reads the dynamic section; of a tag that stands there more than
+// once it gives the first.
+func (img image) dynamicTags() (map[elf.DynTag]uint64, error) {
+	tags := map[elf.DynTag]uint64{}
+	addr := img.bias + img.dynamic
+	for range maxDynamic {
+		w, err := img.words(addr, 2)
+		if err != nil {
+			return nil, fmt.Errorf("dynamic section: %w", err)
+		}
+		tag := elf.DynTag(w[0])
+		if tag == elf.DT_NULL {
+			break
+		}
+		if _, ok := tags[tag]; !ok {
+			tags[tag] = w[1]
+		}
+		addr += 2 * img.word
+	}
+	return tags, nil
+}
+
+// rDebugSymbol finds struct r_debug by the symbol that a dynamic loader
+// exports: glibc's is the struct, musl's a pointer to it.
+func (img image) rDebugSymbol() (uint64, bool) {
+	if !img.hasDyn {
+		return 0, false
+	}
+	tags, err := img.dynamicTags()
+	if err != nil {
+		return 0, false
+	}
+	if addr, ok := img.symbol(tags, "_r_debug"); ok {
+		return addr, true
+	}
+	addr, ok := img.symbol(tags, "_dl_debug_addr")
+	if !ok {
+		return 0, false
+	}
+	w, err := img.words(addr, 1)
+	if err != nil || w[0] == 0 {
+		return 0, false
+	}
+	return w[0], true
+}
+
+// symbol looks up a defined dynamic symbol, by the hash table of either kind
+// (elf(5); the GNU one is described in binutils' bfd/elflink.c).
+func (img image) symbol(tags map[elf.DynTag]uint64, name string) (uint64, bool) {
+	// glibc relocates these addresses in place, musl does not.
+	at := func(tag elf.DynTag) uint64 {
+		if addr := tags[tag]; addr != 0 && addr < img.bias { // not yet
+			return addr + img.bias
+		}
+		return tags[tag]
+	}
+	symtab, strtab := at(elf.DT_SYMTAB), at(elf.DT_STRTAB)
+	if symtab == 0 || strtab == 0 {
+		return 0, false
+	}
+	is := func(i uint64) (addr uint64, ok bool) {
+		size, valueAt, shndxAt := uint64(24), 8, 6
+		if img.word == 4 {
+			size, valueAt, shndxAt = 16, 4, 14
+		}
+		b, err := img.bytes(symtab+i*size, int(size))
+		if err != nil || binary.LittleEndian.Uint16(b[shndxAt:]) == uint16(elf.SHN_UNDEF) {
+			return 0, false
+		}
+		// The name and its NUL: no longer text is read.
+		got, err := img.bytes(strtab+uint64(binary.LittleEndian.Uint32(b)), len(name)+1)
+		if err != nil || string(got) != name+"\x00" {
+			return 0, false
+		}
+		return img.wrap(img.bias + split(b[valueAt:], img.word)[0]), true
+	}
+	if table := at(elf.DT_GNU_HASH); table != 0 {
+		return img.byGNUHash(table, gnuHash(name), is)
+	}
+	if table := at(elf.DT_HASH); table != 0 {
+		return img.byHash(table, sysvHash(name), is)
+	}
+	return 0, false
+}
+
+func (img image) byGNUHash(table uint64, hash uint32, is func(uint64) (uint64, bool)) (uint64, bool) {
+	head, err := img.halves(table, 4) // buckets, first symbol, bloom words, bloom shift
+	if err != nil || head[0] == 0 {
+		return 0, false
+	}
+	buckets := table + 16 + head[2]*img.word
+	chains := buckets + 4*head[0]
+	first, err := img.halves(buckets+4*(uint64(hash)%head[0]), 1)
+	if err != nil || first[0] < head[1] {
+		return 0, false
+	}
+	for i := first[0]; i < first[0]+maxChain; i++ {
+		h, err := img.halves(chains+4*(i-head[1]), 1)
+		if err != nil {
+			return 0, false
+		}
+		if uint32(h[0])|1 == hash|1 {
+			if addr, ok := is(i); ok {
+				return addr, true
+			}
+		}
+		if h[0]&1 != 0 { // the last of its chain
+			break
+		}
+	}
+	return 0, false
+}
+
+func (img image) byHash(table uint64, hash uint32, is func(uint64) (uint64, bool)) (uint64, bool) {
+	head, err := img.halves(table, 2) // buckets, chains
+	if err != nil || head[0] == 0 {
+		return 0, false
+	}
+	chains := table + 8 + 4*head[0]
+	next := table + 8 + 4*(uint64(hash)%head[0])
+	for range maxChain {
+		i, err := img.halves(next, 1)
+		if err != nil || i[0] == 0 || i[0] >= head[1] {
+			return 0, false
+		}
+		if addr, ok := is(i[0]); ok {
+			return addr, true
+		}
+		next = chains + 4*i[0]
+	}
+	return 0, false
+}
+
+func gnuHash(name string) uint32 {
+	h := uint32(5381)
+	for _, c := range []byte(name) {
+		h = 33*h + uint32(c)
+	}
+	return h
+}
+
+func sysvHash(name string) uint32 {
+	h := uint32(0)
+	for _, c := range []byte(name) {
+		h = h<<4 + uint32(c)
+		h ^= h & 0xf0000000 >> 24
+		h &= 0x0fffffff
+	}
+	return h
+}
+
+// staticSymbol finds the list of a static program by its symbol _r_debug. The
+// C library fills it when such a program calls dlopen(3). Without symbols, or
+// if the file cannot be read, it is [ErrStatic].
+func (p *program) staticSymbol(bias uint64) (addr uint64, err error) {
+	defer func() {
+		if recover() != nil { // debug/elf on a broken file
+			addr, err = 0, ErrStatic
+		}
+	}()
+	f, err := openRegular(p.exe)
+	if err != nil {
+		return 0, ErrStatic
+	}
+	defer f.Close()
+	e, err := elf.NewFile(f)
+	if err != nil {
+		return 0, ErrStatic
+	}
+	if entry := p.aux[atEntry]; entry != 0 {
+		bias = entry - e.Entry // which is an address before relocation
+	}
+	for _, s := range e.Sections {
+		if s.Type == elf.SHT_SYMTAB && (s.FileSize > maxSymbols ||
+			int(s.Link) < len(e.Sections) && e.Sections[s.Link].FileSize > maxSymbols) {
+			return 0, ErrStatic
+		}
+	}
+	syms, err := e.Symbols()
+	if err != nil {
+		return 0, ErrStatic
+	}
+	for _, sym := range syms {
+		if sym.Name == "_r_debug" && sym.Section != elf.SHN_UNDEF {
+			return sym.Value + bias, nil
+		}
+	}
+	return 0, ErrStatic
+}
+
+// openRegular opens a file only if it is a regular one.
+func openRegular(name string) (*os.File, error) {
+	fd, err := unix.Open(name, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	var st unix.Statx_t
+	if err := unix.Statx(fd, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC|unix.AT_NO_AUTOMOUNT, unix.STATX_TYPE, &st); err != nil {
+		return nil, err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return nil, unix.EINVAL
+	}
+	return os.Open("/proc/self/fd/" + strconv.Itoa(fd))
+}

@@ -1,0 +1,49 @@
+package procview
+
+import (
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// patience is how long a look may take that depends on a file system or on
+	// foreign memory, either of which may never answer.
+	patience = 500 * time.Millisecond
+	// maxStuck bounds how many looks may hang at a time: each holds a thread.
+	maxStuck = 128
+)
+
+// stuck counts the looks that have not come back in time, nor since.
+var stuck atomic.Int32
+
+// Within runs look and gives its result, or late if there is none after d. The
+// look then goes on alone until whatever it waits for answers, so it must not
+// write to anything that is shared. While very many hang, no other is begun,
+// and the answer is late at once.
+func Within[T any](d time.Duration, late T, look func() T) T {
+	if stuck.Load() >= maxStuck {
+		return late
+	}
+	const running, given, abandoned = 0, 1, 2
+	var state atomic.Int32
+	result := make(chan T, 1)
+	go func() {
+		result <- look()
+		if !state.CompareAndSwap(running, given) {
+			stuck.Add(-1)
+		}
+	}()
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case r := <-result:
+		return r
+	case <-timer.C:
+		stuck.Add(1)
+		if !state.CompareAndSwap(running, abandoned) {
+			stuck.Add(-1)
+			return <-result // it came at the last moment
+		}
+		return late
+	}
+}
