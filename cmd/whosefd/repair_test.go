@@ -413,7 +413,11 @@ func TestRepairSignals(t *testing.T) {
 	if errs := r.stderr.String(); errs != "" {
 		t.Fatalf("stderr: %s", errs)
 	}
-	gdb.Expect(stopAtFoo)
+	gdb.Expect(`foo \(x=21\) at [^\n]*lib\.c:1`)
+	// Each SIGWINCH has made readline draw its line again; past all that:
+	gdb.Send("echo past-the-storm\\n")
+	gdb.Expect(`\npast-the-storm`)
+	gdb.Expect(scene.Prompt)
 	goesOn(t, gdb, "/proc/self/fd/4", 1)
 }
 

@@ -62,10 +62,10 @@ func TestMain(m *testing.M) {
 		}
 	case "doctor":
 		b, err := json.Marshal(Run(v, os.Getenv))
+		said = string(b)
 		if err != nil {
 			said = err.Error()
 		}
-		said = string(b)
 	case "sit":
 	}
 	fmt.Println(said)
