@@ -65,9 +65,10 @@ deps:
 
 ## install: bin/whosefd and bash completion, below DESTDIR and PREFIX (/usr/local)
 install: bin/whosefd
-	install -d '$(DESTDIR)$(PREFIX)/bin' '$(DESTDIR)$(PREFIX)/share/bash-completion/completions'
+	install -d '$(DESTDIR)$(PREFIX)/bin' '$(DESTDIR)$(PREFIX)/share/bash-completion/completions' '$(DESTDIR)$(PREFIX)/share/man/man1'
 	install -m 755 bin/whosefd '$(DESTDIR)$(PREFIX)/bin/whosefd'
 	bin/whosefd completion bash >'$(DESTDIR)$(PREFIX)/share/bash-completion/completions/whosefd'
+	bin/whosefd man '$(DESTDIR)$(PREFIX)/share/man/man1'
 
 # Built only where it is missing: root, who installs, often has no Go.
 bin/whosefd:

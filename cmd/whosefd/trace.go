@@ -209,11 +209,13 @@ func (a *app) runTrace(ctx context.Context, f *follow, o tracer.TraceOptions, fi
 		return err
 	}
 	d := an.Diagnosis()
-	if _, err := fmt.Fprintln(w); err != nil {
-		return err
-	}
-	if err := errors.Join(report.Summary(w, tables, report.FormatTable, style), report.Descriptors(w, tables, report.FormatTable, style)); err != nil {
-		return err
+	for _, show := range []func(io.Writer, *analyze.Tables, report.Format, report.Style) error{report.Summary, report.Descriptors} {
+		if _, err := fmt.Fprintln(w); err != nil {
+			return err
+		}
+		if err := show(w, tables, report.FormatTable, style); err != nil {
+			return err
+		}
 	}
 	if len(d.Findings) > 0 || !out.Ended {
 		if _, err := fmt.Fprintln(w); err != nil {
