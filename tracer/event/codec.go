@@ -15,9 +15,10 @@ const MaxLine = 16 << 20
 // Writer writes events as JSON lines. It does not buffer: give it a
 // [bufio.Writer] where that matters.
 type Writer struct {
-	w   io.Writer
-	buf bytes.Buffer
-	enc *json.Encoder
+	w    io.Writer
+	call []byte // the line of a system call
+	buf  bytes.Buffer
+	enc  *json.Encoder
 }
 
 // NewWriter writes to w.
@@ -31,6 +32,19 @@ func NewWriter(w io.Writer) *Writer {
 // Write writes one event as one line, with a single call of the underlying
 // writer.
 func (w *Writer) Write(ev Event) error {
+	if s, ok := ev.(*Syscall); ok && s != nil {
+		w.call = append(w.call[:0], `{"type":"syscall",`...)
+		if w.call, ok = appendSyscall(w.call, s); ok {
+			w.call = append(w.call, '\n')
+			_, err := w.w.Write(w.call)
+			return err
+		}
+	}
+	return w.writeJSON(ev)
+}
+
+// writeJSON is Write with encoding/json: for the rare types and values.
+func (w *Writer) writeJSON(ev Event) error {
 	w.buf.Reset()
 	w.buf.WriteString(`{"type":"` + ev.Type() + `"`)
 	mark := w.buf.Len()
@@ -49,13 +63,16 @@ func (w *Writer) Write(ev Event) error {
 
 // Reader reads events from JSON lines.
 type Reader struct {
-	br   *bufio.Reader
-	line int
-	long []byte
+	br    *bufio.Reader
+	line  int
+	long  []byte
+	calls *callParser
 }
 
 // NewReader reads from r.
-func NewReader(r io.Reader) *Reader { return &Reader{br: bufio.NewReaderSize(r, 1<<20)} }
+func NewReader(r io.Reader) *Reader {
+	return &Reader{br: bufio.NewReaderSize(r, 1<<20), calls: newCallParser()}
+}
 
 // Line is the number of the line that the last Next read, from 1.
 func (r *Reader) Line() int { return r.line }
@@ -71,6 +88,9 @@ func (r *Reader) Next() (Event, error) {
 		b, err := r.readLine()
 		if err != nil {
 			return nil, err
+		}
+		if s := r.calls.parse(b); s != nil {
+			return s, nil
 		}
 		if len(bytes.TrimSpace(b)) == 0 {
 			continue

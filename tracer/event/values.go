@@ -63,12 +63,9 @@ func (m Micros) AppendText(b []byte) ([]byte, error) {
 		v = -v
 	}
 	b = strconv.AppendInt(b, v/1e6, 10)
-	frac := v % 1e6
-	b = append(b, '.')
-	for div := int64(1e5); div > 0; div /= 10 {
-		b = append(b, byte('0'+frac/div%10))
-	}
-	return b, nil
+	f := uint32(v % 1e6)
+	return append(b, '.', byte('0'+f/1e5), byte('0'+f/1e4%10), byte('0'+f/1e3%10),
+		byte('0'+f/100%10), byte('0'+f/10%10), byte('0'+f%10)), nil
 }
 
 func (m Micros) String() string {
@@ -129,6 +126,14 @@ func (t Text) AppendJSON(b []byte) []byte {
 	const digits = "0123456789abcdef"
 	b = append(b, '"')
 	for i := 0; i < len(t); {
+		start := i
+		for i < len(t) && plainByte[t[i]] {
+			i++
+		}
+		b = append(b, t[start:i]...)
+		if i == len(t) {
+			break
+		}
 		c := t[i]
 		if c < utf8.RuneSelf {
 			switch {
@@ -138,10 +143,8 @@ func (t Text) AppendJSON(b []byte) []byte {
 				b = append(b, '\\', 'n')
 			case c == '\t':
 				b = append(b, '\\', 't')
-			case c < 0x20 || c == 0x7f:
+			default: // a control character
 				b = append(b, '\\', 'u', '0', '0', digits[c>>4], digits[c&15])
-			default:
-				b = append(b, c)
 			}
 			i++
 			continue
