@@ -51,9 +51,10 @@ lint:
 	GOARCH=arm64 "$$($(TOOL) -n depguard)" ./...
 	shellcheck .ci/run .ci/deps .ci/fuzz
 
-## bench: the benchmarks
-bench: deps build samples
-	go test -run '^$$' -bench . -benchmem -timeout 60m ./...
+## bench: what whosefd costs, as ratios to strace, gdb and jq
+bench: build samples
+	sh .ci/deps $(DEMO_DEPS) strace jq
+	go run ./samples/bench -whosefd bin/whosefd
 
 ## fuzz: each fuzz target for FUZZTIME (10s)
 fuzz:
