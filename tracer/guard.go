@@ -3,6 +3,7 @@ package tracer
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -55,7 +56,7 @@ func newGuard(r *recorder, o *GuardOptions, stop func()) *guard {
 func (g *guard) Enter(t *ptrace.Thread, arch uint32) {
 	g.recorder.Enter(t, arch)
 	c := g.callOf(t)
-	if !c.active || c.ev.Path == "" || c.ev.PathTruncated || !g.leadable(c.row) {
+	if !c.active || c.ev.Path == "" || c.ev.PathTruncated || !leadable(c.row, c.ev.Flags) {
 		return
 	}
 	path, target, ok := g.inferiors.rightFile(t.TID, &c.ev)
@@ -68,11 +69,16 @@ func (g *guard) Enter(t *ptrace.Thread, arch uint32) {
 	}
 }
 
-// leadable are the calls by which a debugger looks at a file. It never runs or
-// makes one for the inferior under the inferior's own name.
-func (g *guard) leadable(row *decode.Call) bool {
+// leadable says whether a call only looks at a file, with its flags by name. An
+// open that can write, make or empty a file is never led to the inferior's:
+// nothing of ours may change that.
+func leadable(row *decode.Call, flags string) bool {
 	switch row.Class {
-	case decode.ClassOpen, decode.ClassStat, decode.ClassAccess, decode.ClassLink:
+	case decode.ClassOpen:
+		reads := strings.HasPrefix(flags, "O_RDONLY") || strings.HasPrefix(flags, "O_PATH")
+		return row.PathArg() >= 0 && reads && !strings.Contains(flags, "O_CREAT") && !strings.Contains(flags, "O_TRUNC") &&
+			!strings.Contains(flags, "O_TMPFILE")
+	case decode.ClassStat, decode.ClassAccess, decode.ClassLink:
 		return row.PathArg() >= 0
 	}
 	return false
