@@ -169,6 +169,8 @@ type Intended struct {
 	// Reachable is a path under which it can be opened now, checked by
 	// identity.
 	Reachable event.Text `json:"reachable,omitempty"`
+	// denied: the debugger itself may not open that path.
+	denied bool
 }
 
 // Evidence is one fact, as a plain sentence. The kinds: blocked, same-file,

@@ -65,6 +65,7 @@ func (a *Analyzer) intendedFile(s *suspect) *Intended {
 	}
 	if s.meant.lm != nil && len(s.meant.lm.Reachable) > 0 {
 		in.Reachable = s.meant.lm.Reachable[0]
+		in.denied = strings.Contains(string(in.Reachable), "/map_files/") && a.debugger.MapFiles.Is(false)
 	}
 	return in
 }

@@ -80,8 +80,12 @@ func (f *Finding) repairable() error {
 		return err
 	}
 	if f.Intended == nil || f.Intended.Reachable == "" || !f.Intended.Identified() {
-		return fmt.Errorf("%w: the file that %s stands for has no descriptor left; root can reach it through map_files, "+
-			"and --release ends the read without it", ErrUnreachable, f.Name)
+		return fmt.Errorf("%w: the file that %s stands for has no descriptor left; it can be reached through map_files only, "+
+			"by a debugger that runs as root; --release ends the read without it", ErrUnreachable, f.Name)
+	}
+	if f.Intended.denied {
+		return fmt.Errorf("%w: the file that %s stands for is left as %s only, which this debugger may not open "+
+			"(CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE); --release ends the read without it", ErrUnreachable, f.Name, f.Intended.Reachable)
 	}
 	return nil
 }

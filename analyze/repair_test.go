@@ -59,6 +59,21 @@ func TestPlanRepair(t *testing.T) {
 	}
 }
 
+// A file that only we could open is no help: the debugger opens it.
+func TestPlanAsksForTheDebuggersRights(t *testing.T) {
+	for may, want := range map[event.Opt[bool]]error{event.Some(false): ErrUnreachable, event.Some(true): nil, {}: nil} {
+		events := scenes()["closed"]
+		session, ok := events[0].(*event.Session)
+		if !ok {
+			t.Fatalf("the scene begins with %T", events[0])
+		}
+		session.Debugger.MapFiles = may
+		if _, err := PlanRepair(analyzed(events).Diagnosis()); !errors.Is(err, want) {
+			t.Errorf("map_files %+v: %v, want %v", may, err, want)
+		}
+	}
+}
+
 func TestPlanIsData(t *testing.T) {
 	p, err := PlanRepair(analyzed(hung()).Diagnosis())
 	if err != nil {

@@ -23,8 +23,6 @@ type guard struct {
 	// is called after the last.
 	stuck    map[event.TID]*Stuck
 	repaired func()
-	// failed is the first rewrite that could not be made.
-	failed error
 }
 
 // rewritten is what must be put back when the call has returned.
@@ -63,8 +61,7 @@ func (g *guard) Enter(t *ptrace.Thread, arch uint32) {
 	if !ok {
 		return
 	}
-	if err := g.lead(t, c, path, target); err != nil && g.failed == nil {
-		g.failed = err
+	if err := g.lead(t, c, path, target); err != nil {
 		g.emit(&event.Lost{T: g.now(), TID: t.TID, Reason: fmt.Sprintf("not led to the right file: %v", err)})
 	}
 }

@@ -3,6 +3,7 @@ package tracer
 import (
 	"path"
 	"slices"
+	"strings"
 
 	"whosefd/tracer/decode"
 	"whosefd/tracer/event"
@@ -199,7 +200,7 @@ func (in *inferiors) stillTraced(pid event.PID) bool {
 
 // counterparts says what a name leads to in each inferior, if that depends on
 // who resolves it.
-func (in *inferiors) counterparts(_ event.TID, ev *event.Syscall) []event.Counterpart {
+func (in *inferiors) counterparts(ev *event.Syscall) []event.Counterpart {
 	name := decode.ClassifyName(string(ev.Path))
 	switch {
 	case name.Kind == decode.Empty, name.Kind == decode.Absolute, name.Derived:
@@ -272,7 +273,7 @@ func (in *inferiors) rightFile(tid event.TID, ev *event.Syscall) (name string, t
 			if lm.Mapped == nil || !in.means(ev, asked, lm.Name) {
 				continue
 			}
-			want := mappedFile(&lm)
+			want := inferior.Identity(&lm)
 			here := in.view.Resolve(in.debugger, tid, string(ev.Path))
 			if here.Same(want) || here.Same(*lm.Mapped) {
 				return "", event.Target{}, false // right as it is
@@ -283,7 +284,8 @@ func (in *inferiors) rightFile(tid event.TID, ev *event.Syscall) (name string, t
 			}
 			inferior.Complete(in.view, &lm, in.debugger)
 			for _, candidate := range lm.Reachable {
-				if got := in.view.Resolve(in.debugger, tid, string(candidate)); got.Same(want) {
+				got := in.view.Resolve(in.debugger, tid, string(candidate))
+				if got.Same(want) && in.mayOpen(string(candidate)) {
 					return string(candidate), got, true
 				}
 			}
@@ -292,10 +294,12 @@ func (in *inferiors) rightFile(tid event.TID, ev *event.Syscall) (name string, t
 	return "", event.Target{}, false
 }
 
-// mappedFile is the identity of the mapped file as stat(2) would have it.
-func mappedFile(lm *event.LinkMap) event.Target {
-	if lm.MappedStat != nil {
-		return *lm.MappedStat
+// mayOpen says whether the debugger itself, and not only we, may open a path by
+// which an inferior's file is reached.
+func (in *inferiors) mayOpen(path string) bool {
+	if !strings.Contains(path, "/map_files/") {
+		return true // it traces the inferior, and so may open its descriptors
 	}
-	return *lm.Mapped
+	proc, err := in.view.Process(in.debugger)
+	return err == nil && proc.MapFiles.Is(true)
 }

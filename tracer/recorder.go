@@ -226,7 +226,7 @@ func (r *recorder) Exit(t *ptrace.Thread, rval int64, failed bool) {
 		r.atExit(t, c, &ev)
 	}
 	if ev.Path != "" {
-		ev.Counterpart = r.inferiors.counterparts(t.TID, &ev)
+		ev.Counterpart = r.inferiors.counterparts(&ev)
 	}
 	c.active, c.pending = false, false
 	r.inferiors.sawRead(&ev)
@@ -310,7 +310,7 @@ func (r *recorder) unfinished(c *call) {
 	ev := c.ev
 	ev.Unfinished = true
 	if ev.Path != "" {
-		ev.Counterpart = r.inferiors.counterparts(ev.TID, &ev)
+		ev.Counterpart = r.inferiors.counterparts(&ev)
 	}
 	r.send(&ev)
 }

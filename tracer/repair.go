@@ -20,9 +20,6 @@ type Stuck struct {
 	TID event.TID
 	// FD is the descriptor that it reads from, by whatever call.
 	FD event.FD
-	// Release: the read is only to end; what is put behind the descriptor is
-	// an empty file.
-	Release bool
 	// Wrong is what the descriptor leads to now, and Path, opened in the
 	// debugger, must lead to Right; else nothing is done. A Right that is not
 	// identified only has to be of its kind: /dev/null, to release the read.

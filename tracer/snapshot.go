@@ -1,7 +1,6 @@
 package tracer
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -40,7 +39,7 @@ type SnapshotOptions struct {
 //
 // It fails only if the process cannot be looked at, as [os.ErrNotExist] or
 // [os.ErrPermission]. What else could not be learned is said in the events.
-func Snapshot(_ context.Context, pid event.PID, o SnapshotOptions) ([]event.Event, error) {
+func Snapshot(pid event.PID, o SnapshotOptions) ([]event.Event, error) {
 	s := &snapshot{SnapshotOptions: o, pid: pid, start: time.Now()}
 	if err := s.session(); err != nil {
 		return nil, err
@@ -250,9 +249,6 @@ func (s *snapshot) stack(tid event.TID, names []string) (event.Stack, error) {
 	return stack.Unwind(s.View, snap, stack.Options{Names: names, Debuginfod: s.Debuginfod}), nil
 }
 
-// redZone lies below the stack pointer and may be in use (System V ABI, amd64).
-const redZone = 128
-
 // copyStack copies from below the stack pointer to the end of the mapping that
 // holds it.
 func copyStack(tid event.TID, maps []procview.Mapping, sp uint64) (start uint64, data []byte) {
@@ -260,7 +256,7 @@ func copyStack(tid event.TID, maps []procview.Mapping, sp uint64) (start uint64,
 	if !ok {
 		return sp, nil
 	}
-	start = max(sp-redZone, m.Start)
+	start = max(sp-ptrace.RedZone, m.Start)
 	data = make([]byte, min(m.End-start, maxStack))
 	n, _ := ptrace.ReadMemory(tid, start, data)
 	return start, data[:n]

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -44,7 +43,7 @@ read is meant. A FILE is a recording made with -o.`,
 					return err
 				}
 			} else {
-				events, err := a.evidence(cmd.Context(), &t, args, inferiors, debuginfod)
+				events, err := a.evidence(&t, args, inferiors, debuginfod)
 				if err != nil {
 					return err
 				}
@@ -73,7 +72,7 @@ read is meant. A FILE is a recording made with -o.`,
 }
 
 // evidence takes a snapshot of the debugger that is meant.
-func (a *app) evidence(ctx context.Context, t *target, args, inferiors []string, debuginfod bool) ([]event.Event, error) {
+func (a *app) evidence(t *target, args, inferiors []string, debuginfod bool) ([]event.Event, error) {
 	pid, err := t.find(a, args)
 	if err != nil {
 		return nil, err
@@ -82,7 +81,7 @@ func (a *app) evidence(ctx context.Context, t *target, args, inferiors []string,
 	if err != nil {
 		return nil, err
 	}
-	return tracer.Snapshot(ctx, pid, tracer.SnapshotOptions{View: a.view, Tool: tool(), Inferiors: named,
+	return tracer.Snapshot(pid, tracer.SnapshotOptions{View: a.view, Tool: tool(), Inferiors: named,
 		Stacks: true, Debuginfod: debuginfod})
 }
 

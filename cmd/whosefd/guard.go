@@ -35,7 +35,7 @@ printed unless --verbose asks for it. Ending guard leaves the debugger running.`
 			}
 			g := tracer.GuardOptions{TraceOptions: o, Stay: true}
 			if o.PID != 0 {
-				plan, d, err := a.plan(cmd.Context(), o.PID, analyze.PlanRepair)
+				plan, d, err := a.plan(o.PID, analyze.PlanRepair)
 				switch {
 				case err == nil:
 					g.Stuck = stuck(plan)
@@ -109,9 +109,9 @@ func (a *app) runGuard(ctx context.Context, f *follow, g tracer.GuardOptions, ve
 // plan diagnoses a debugger and plans a repair of it. The diagnosis is nil only
 // if the process could not be looked at. Backtraces, for which the debugger is
 // stopped, are taken where nothing else tells which of two names was opened.
-func (a *app) plan(ctx context.Context, pid event.PID, planner func(*analyze.Diagnosis) (*analyze.Plan, error)) (*analyze.Plan, *analyze.Diagnosis, error) {
+func (a *app) plan(pid event.PID, planner func(*analyze.Diagnosis) (*analyze.Plan, error)) (*analyze.Plan, *analyze.Diagnosis, error) {
 	for stacks := false; ; stacks = true {
-		d, err := a.diagnose(ctx, pid, stacks)
+		d, err := a.diagnose(pid, stacks)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -123,8 +123,8 @@ func (a *app) plan(ctx context.Context, pid event.PID, planner func(*analyze.Dia
 }
 
 // diagnose takes a snapshot, with backtraces or without.
-func (a *app) diagnose(ctx context.Context, pid event.PID, stacks bool) (*analyze.Diagnosis, error) {
-	events, err := tracer.Snapshot(ctx, pid, tracer.SnapshotOptions{View: a.view, Tool: tool(), Stacks: stacks})
+func (a *app) diagnose(pid event.PID, stacks bool) (*analyze.Diagnosis, error) {
+	events, err := tracer.Snapshot(pid, tracer.SnapshotOptions{View: a.view, Tool: tool(), Stacks: stacks})
 	if err != nil {
 		return nil, err
 	}
@@ -142,7 +142,7 @@ func stuck(p *analyze.Plan) []*tracer.Stuck {
 	for _, s := range p.Steps {
 		switch s.Kind {
 		case analyze.StepAttach:
-			t := &tracer.Stuck{TID: s.TID, Release: p.Release}
+			t := &tracer.Stuck{TID: s.TID}
 			byTID[s.TID] = t
 			tasks = append(tasks, t)
 		case analyze.StepOpen:

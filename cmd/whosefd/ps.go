@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -24,7 +23,7 @@ inferiors, what each thread is blocked in and on which file, and a mark on the
 suspicious. Nothing is stopped or attached to.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			rows, err := a.debuggers(cmd.Context())
+			rows, err := a.debuggers()
 			if err != nil {
 				return err
 			}
@@ -47,14 +46,14 @@ suspicious. Nothing is stopped or attached to.`,
 	return cmd
 }
 
-func (a *app) debuggers(ctx context.Context) ([]analyze.PSRow, error) {
+func (a *app) debuggers() ([]analyze.PSRow, error) {
 	pids, err := tracer.Debuggers(a.view)
 	if err != nil {
 		return nil, err
 	}
 	var rows []analyze.PSRow
 	for _, pid := range pids {
-		events, err := tracer.Snapshot(ctx, pid, tracer.SnapshotOptions{View: a.view, Tool: tool()})
+		events, err := tracer.Snapshot(pid, tracer.SnapshotOptions{View: a.view, Tool: tool()})
 		if errors.Is(err, os.ErrNotExist) {
 			continue // it ended meanwhile
 		}

@@ -74,7 +74,7 @@ func (r *repairCmd) run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	plan, d, err := r.a.plan(ctx, pid, r.planner())
+	plan, d, err := r.a.plan(pid, r.planner())
 	if errors.Is(err, analyze.ErrHealthy) {
 		return r.healthy(pid, d)
 	}
@@ -215,7 +215,7 @@ func (r *repairCmd) hungAgain(ctx context.Context, pid event.PID) *analyze.Plan 
 		if _, ok := tracer.BlockedInRead(r.a.view, pid); !ok {
 			continue
 		}
-		if plan, _, err := r.a.plan(ctx, pid, r.planner()); err == nil {
+		if plan, _, err := r.a.plan(pid, r.planner()); err == nil {
 			return plan
 		}
 	}
@@ -247,9 +247,9 @@ const hasEnded = "the debugger has ended"
 
 // now says what the debugger does. We follow it, so at some moments it is
 // stopped by us; another moment says more.
-func (r *repairCmd) now(ctx context.Context, pid event.PID) string {
+func (r *repairCmd) now(pid event.PID) string {
 	for try := 0; ; try++ {
-		d, err := r.a.diagnose(ctx, pid, false)
+		d, err := r.a.diagnose(pid, false)
 		if err != nil {
 			return hasEnded
 		}
@@ -292,7 +292,7 @@ func (r *repairCmd) report(ctx context.Context, pid event.PID, res *repairResult
 	}
 	last = last || failed != nil
 	if last {
-		res.Now = r.now(ctx, pid)
+		res.Now = r.now(pid)
 	}
 	if r.format == "json" {
 		if last {
@@ -324,7 +324,10 @@ func (r *repairCmd) report(ctx context.Context, pid event.PID, res *repairResult
 	if r.release {
 		end = "Left. The debugger goes on without symbols of the library. If it opens the name again, it hangs again."
 	}
-	if !r.detach && !r.release {
+	switch {
+	case res.Now == hasEnded:
+		end = "There is nothing left to guard."
+	case !r.detach && !r.release:
 		end = "Staying as a guard, since the debugger opens that name again later. Ctrl-C ends that; the debugger runs on."
 	}
 	_, err := fmt.Fprintf(r.a.out, "Now: %s\n%s\n", report.Clean(res.Now), end)

@@ -99,6 +99,9 @@ type Process struct {
 	SIGINT string `json:"sigint,omitempty"`
 	// Namespaces maps "mnt", "pid", "user" to the inode of the namespace.
 	Namespaces map[string]uint64 `json:"namespaces,omitempty"`
+	// MapFiles says whether it may open what lies in /proc/PID/map_files: it
+	// takes a capability (proc_pid_map_files(5)).
+	MapFiles Opt[bool] `json:"map_files,omitzero"`
 }
 
 // Session is the first line of a recording.

@@ -96,7 +96,7 @@ func reachable(v *procview.View, lm *event.LinkMap) []event.Text {
 		add(dir+"/root"+inside, v.Resolve(lm.PID, event.TID(lm.PID), inside))
 	}
 	if len(paths) == 0 {
-		fds, _ := v.Lead(lm.PID, identity(lm)) // none, where that is not permitted
+		fds, _ := v.Lead(lm.PID, Identity(lm)) // none, where that is not permitted
 		for _, fd := range fds {
 			add(fdPath(fd), v.Target(lm.PID, fd))
 		}
@@ -124,13 +124,14 @@ func insideRoot(v *procview.View, lm *event.LinkMap) (string, bool) {
 	return path, true
 }
 
-// identity is that of the mapped file. What stat(2) says of the mapping counts,
-// since the device in maps is another on some file systems.
-func identity(lm *event.LinkMap) event.Target {
+// Identity is that of the mapped file; Mapped must be there. What stat(2) says
+// of the mapping counts, since the device in maps is another on some file
+// systems.
+func Identity(lm *event.LinkMap) event.Target {
 	if lm.MappedStat != nil {
 		return *lm.MappedStat
 	}
 	return *lm.Mapped
 }
 
-func isMapped(lm *event.LinkMap, t event.Target) bool { return t.Same(identity(lm)) }
+func isMapped(lm *event.LinkMap, t event.Target) bool { return t.Same(Identity(lm)) }

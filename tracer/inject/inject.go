@@ -16,8 +16,7 @@ import (
 	"whosefd/tracer/ptrace"
 )
 
-// Machine is what is needed of the kernel; [ptrace.Linux] with [Memory] is the
-// real one.
+// Machine is what is needed of the kernel; [Linux] is the real one.
 type Machine interface {
 	ptrace.Kernel
 	Registers(tid event.TID) (*unix.PtraceRegs, error)

@@ -251,3 +251,21 @@ func FuzzAppendNumbers(f *testing.F) {
 		}
 	})
 }
+
+func TestOpensMapFiles(t *testing.T) {
+	for _, tc := range []struct {
+		caps, userNS uint64
+		want         bool
+	}{
+		{0, 0xeffffffd, false},
+		{1 << 19, 0xeffffffd, false}, // CAP_SYS_PTRACE is not enough
+		{1 << 21, 0xeffffffd, true},
+		{1 << 40, 0xeffffffd, true},
+		{1 << 21, 0, true},
+		{1<<41 - 1, 4026532321, false}, // root of a user namespace
+	} {
+		if got := opensMapFiles(tc.caps, tc.userNS); got != tc.want {
+			t.Errorf("capabilities %#x in user namespace %d: %v", tc.caps, tc.userNS, got)
+		}
+	}
+}

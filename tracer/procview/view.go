@@ -296,7 +296,20 @@ func (v *View) Process(pid event.PID) (event.Process, error) {
 			p.Namespaces[ns] = ino
 		}
 	}
+	p.MapFiles = event.Some(opensMapFiles(st.CapEff, p.Namespaces["user"]))
 	return p, nil
+}
+
+// opensMapFiles says whether a process with these capabilities may open what is
+// in map_files (fs/proc/base.c). They count only in the first user namespace,
+// whose inode is fixed (PROC_USER_INIT_INO, linux/proc_ns.h); 0 is not known.
+func opensMapFiles(capEff, userNS uint64) bool {
+	const (
+		capSysAdmin          = 21 // linux/capability.h
+		capCheckpointRestore = 40
+		firstUserNS          = 0xeffffffd
+	)
+	return capEff&(1<<capSysAdmin|1<<capCheckpointRestore) != 0 && (userNS == 0 || userNS == firstUserNS)
 }
 
 // cmdline reads the command line. It lies in the process's memory, which may be
