@@ -1,12 +1,8 @@
 package main
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
-	"io"
-	"os"
-	"runtime/debug"
 
 	"github.com/spf13/cobra"
 
@@ -109,91 +105,4 @@ func findingsExit(d *analyze.Diagnosis) error {
 		return exit{code: exitFindings}
 	}
 	return nil
-}
-
-// readRecording gives each event of a recording. One that was cut off is used
-// as far as it goes, and that is said.
-func readRecording(a *app, name string, each func(event.Event)) error {
-	f, err := openInput(name)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	// Each event is garbage once it was looked at, and little else is kept:
-	// collecting it less often costs a few megabytes.
-	defer debug.SetGCPercent(debug.SetGCPercent(400))
-	r := event.NewReader(f)
-	n := 0
-	for ; ; n++ {
-		ev, err := r.Next()
-		switch {
-		case errors.Is(err, io.EOF):
-			if n == 0 {
-				return fmt.Errorf("%s: empty: not a recording", name)
-			}
-			return nil
-		case errors.Is(err, event.ErrCut) && n > 0:
-			fmt.Fprintf(a.err, "whosefd: %s: %v; what is before it counts\n", report.Clean(name), err)
-			return nil
-		case err != nil:
-			return fmt.Errorf("%s: %w", name, err)
-		}
-		if _, ok := ev.(*event.Session); n == 0 && !ok {
-			return fmt.Errorf("%s: line 1: not a recording: it begins with a %s line, not with a session line", name, ev.Type())
-		}
-		each(ev)
-	}
-}
-
-// openInput opens a file to be read; "-" is standard input.
-func openInput(name string) (io.ReadCloser, error) {
-	if name == "-" {
-		return io.NopCloser(os.Stdin), nil
-	}
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	if st, err := f.Stat(); err == nil && st.IsDir() {
-		_ = f.Close()
-		return nil, fmt.Errorf("%s: is a directory", name)
-	}
-	return f, nil
-}
-
-// createOutput makes a file that only its owner can read. It follows no
-// symbolic link and writes over nothing but a regular file.
-func createOutput(name string) (*os.File, error) {
-	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|openNoFollow, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	st, err := f.Stat()
-	if err == nil && !st.Mode().IsRegular() {
-		err = fmt.Errorf("%s: not a regular file", name)
-	}
-	if err == nil {
-		err = f.Truncate(0)
-	}
-	if err != nil {
-		_ = f.Close()
-		return nil, err
-	}
-	return f, nil
-}
-
-// record writes events to a file.
-func record(name string, events []event.Event) error {
-	f, err := createOutput(name)
-	if err != nil {
-		return err
-	}
-	bw := bufio.NewWriter(f)
-	w := event.NewWriter(bw)
-	for _, ev := range events {
-		if err := w.Write(ev); err != nil {
-			return errors.Join(fmt.Errorf("%s: %w", name, err), f.Close())
-		}
-	}
-	return errors.Join(bw.Flush(), f.Close())
 }

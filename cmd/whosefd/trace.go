@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -96,48 +95,6 @@ func (f *follow) keeper(o *tracer.TraceOptions) func() {
 	}
 	o.Keeper = k
 	return func() { _ = k.Close() }
-}
-
-// recorder writes events to a file.
-type recorder struct {
-	name string
-	f    *os.File
-	bw   *bufio.Writer
-	w    *event.Writer
-}
-
-// newRecorder creates the file; a nil recorder, for no name, takes events and
-// keeps nothing.
-func newRecorder(name string) (*recorder, error) {
-	if name == "" {
-		return nil, nil
-	}
-	f, err := createOutput(name)
-	if err != nil {
-		return nil, err
-	}
-	bw := bufio.NewWriterSize(f, 1<<20)
-	return &recorder{name: name, f: f, bw: bw, w: event.NewWriter(bw)}, nil
-}
-
-func (r *recorder) write(ev event.Event) error {
-	if r == nil {
-		return nil
-	}
-	if err := r.w.Write(ev); err != nil {
-		return fmt.Errorf("%s: %w", r.name, err)
-	}
-	return nil
-}
-
-func (r *recorder) close() error {
-	if r == nil {
-		return nil
-	}
-	if err := errors.Join(r.bw.Flush(), r.f.Close()); err != nil {
-		return fmt.Errorf("%s: %w", r.name, err)
-	}
-	return nil
 }
 
 func (a *app) trace() *cobra.Command {

@@ -1,0 +1,262 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"github.com/klauspost/compress/gzip"
+	"io"
+	"os"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"github.com/klauspost/compress/zstd"
+	"github.com/schollz/progressbar/v3"
+
+	"whosefd/analyze/report"
+	"whosefd/tracer/event"
+)
+
+// readRecording gives each event of a recording. One that was cut off is used
+// as far as it goes, and that is said.
+func readRecording(a *app, name string, each func(event.Event)) error {
+	f, err := a.openInput(name)
+	if err != nil {
+		return err
+	}
+	defer f.close()
+	// Each event is garbage once it was looked at, and little else is kept:
+	// collecting it less often costs a few megabytes.
+	defer debug.SetGCPercent(debug.SetGCPercent(400))
+	r := event.NewReader(f)
+	n := 0
+	for ; ; n++ {
+		ev, err := r.Next()
+		switch {
+		case errors.Is(err, io.EOF):
+			if n == 0 {
+				return fmt.Errorf("%s: empty: not a recording", name)
+			}
+			return nil
+		case n > 0 && (errors.Is(err, event.ErrCut) || errors.Is(err, io.ErrUnexpectedEOF)):
+			f.close() // its progress bar makes room
+			if errors.Is(err, io.ErrUnexpectedEOF) {
+				err = errors.New("the compressed data is cut off")
+			}
+			fmt.Fprintf(a.err, "whosefd: %s: %v; what is before it counts\n", report.Clean(name), err)
+			return nil
+		case err != nil:
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		if _, ok := ev.(*event.Session); n == 0 && !ok {
+			return fmt.Errorf("%s: line 1: not a recording: it begins with a %s line, not with a session line", name, ev.Type())
+		}
+		each(ev)
+	}
+}
+
+// input is a file that is read once, unpacked where it is compressed.
+type input struct {
+	io.Reader
+	closers []func()
+}
+
+func (in *input) close() {
+	for len(in.closers) > 0 {
+		last := len(in.closers) - 1
+		in.closers[last]()
+		in.closers = in.closers[:last]
+	}
+}
+
+// openInput opens a file to be read; "-" is standard input. What is compressed
+// with gzip (RFC 1952) or zstd (RFC 8878) is unpacked, whatever its name says.
+// If it takes long, its progress is shown on a terminal.
+func (a *app) openInput(name string) (*input, error) {
+	in := &input{Reader: a.in}
+	if name != "-" {
+		f, err := os.Open(name)
+		if err != nil {
+			return nil, err
+		}
+		in.Reader = f
+		in.closers = append(in.closers, func() { _ = f.Close() })
+		st, err := f.Stat()
+		if err == nil && st.IsDir() {
+			in.close()
+			return nil, fmt.Errorf("%s: is a directory", name)
+		}
+		if err == nil && st.Mode().IsRegular() && a.terminal(a.err) > 0 {
+			p := &progress{Reader: f, to: a.err, name: name, size: st.Size(), shown: time.Now().Add(progressAfter)}
+			in.Reader = p
+			in.closers = append(in.closers, p.clear)
+		}
+	}
+	if err := in.unpack(); err != nil {
+		in.close()
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return in, nil
+}
+
+// unpack looks at the first bytes for the magic number of a compression.
+func (in *input) unpack() error {
+	br := bufio.NewReader(in.Reader)
+	in.Reader = br
+	magic, err := br.Peek(4)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	switch {
+	case bytes.HasPrefix(magic, []byte{0x1f, 0x8b}):
+		z, err := gzip.NewReader(br)
+		if err != nil {
+			return err
+		}
+		in.Reader = z
+	case bytes.Equal(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}):
+		z, err := zstd.NewReader(br, zstd.WithDecoderMaxMemory(maxWindow), zstd.WithDecoderMaxWindow(maxWindow))
+		if err != nil {
+			return err
+		}
+		in.Reader = z
+		in.closers = append(in.closers, z.Close)
+	}
+	return nil
+}
+
+// maxWindow bounds the memory for unpacking zstd, in bytes: what zstd(1) itself
+// accepts without being asked.
+const maxWindow = 128 << 20
+
+// progressAfter is how long reading may take before its progress is shown.
+const progressAfter = time.Second
+
+// progress shows how much of a file has been read.
+type progress struct {
+	io.Reader
+	to    io.Writer
+	name  string
+	size  int64 // bytes
+	done  int64 // bytes
+	shown time.Time
+	bar   *progressbar.ProgressBar
+}
+
+func (p *progress) Read(b []byte) (int, error) {
+	n, err := p.Reader.Read(b)
+	p.done += int64(n)
+	if p.bar == nil && time.Now().After(p.shown) {
+		p.bar = progressbar.NewOptions64(p.size, progressbar.OptionSetWriter(p.to), progressbar.OptionShowBytes(true),
+			progressbar.OptionSetDescription("reading "+report.Clean(p.name)), progressbar.OptionThrottle(100*time.Millisecond),
+			progressbar.OptionClearOnFinish(), progressbar.OptionSetWidth(20))
+	}
+	if p.bar != nil {
+		_ = p.bar.Set64(min(p.done, p.size)) // only a picture
+	}
+	return n, err
+}
+
+func (p *progress) clear() {
+	if p.bar != nil {
+		_ = p.bar.Finish()
+	}
+}
+
+// createOutput makes a file that only its owner can read. It follows no
+// symbolic link and writes over nothing but a regular file.
+func createOutput(name string) (*os.File, error) {
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|openNoFollow, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	st, err := f.Stat()
+	if err == nil && !st.Mode().IsRegular() {
+		err = fmt.Errorf("%s: not a regular file", name)
+	}
+	if err == nil {
+		err = f.Truncate(0)
+	}
+	if err != nil {
+		_ = f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// recorder writes events to a file, compressed if its name ends in .gz or .zst.
+type recorder struct {
+	name string
+	bw   *bufio.Writer
+	w    *event.Writer
+	// ends are what must be closed, in this order.
+	ends []io.Closer
+}
+
+// newRecorder creates the file; a nil recorder, for no name, takes events and
+// keeps nothing.
+func newRecorder(name string) (*recorder, error) {
+	if name == "" {
+		return nil, nil
+	}
+	f, err := createOutput(name)
+	if err != nil {
+		return nil, err
+	}
+	r := &recorder{name: name, ends: []io.Closer{f}}
+	var w io.Writer = f
+	switch {
+	case strings.HasSuffix(name, ".gz"):
+		z := gzip.NewWriter(f)
+		r.ends, w = []io.Closer{z, f}, z
+	case strings.HasSuffix(name, ".zst"):
+		z, err := zstd.NewWriter(f, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1))
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("%s: %w", name, err), f.Close())
+		}
+		r.ends, w = []io.Closer{z, f}, z
+	}
+	r.bw = bufio.NewWriterSize(w, 1<<20)
+	r.w = event.NewWriter(r.bw)
+	return r, nil
+}
+
+func (r *recorder) write(ev event.Event) error {
+	if r == nil {
+		return nil
+	}
+	if err := r.w.Write(ev); err != nil {
+		return fmt.Errorf("%s: %w", r.name, err)
+	}
+	return nil
+}
+
+func (r *recorder) close() error {
+	if r == nil {
+		return nil
+	}
+	err := r.bw.Flush()
+	for _, c := range r.ends {
+		err = errors.Join(err, c.Close())
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", r.name, err)
+	}
+	return nil
+}
+
+// record writes events to a file.
+func record(name string, events []event.Event) error {
+	r, err := newRecorder(name)
+	if err != nil {
+		return err
+	}
+	for _, ev := range events {
+		if err := r.write(ev); err != nil {
+			return errors.Join(err, r.close())
+		}
+	}
+	return r.close()
+}
