@@ -194,6 +194,9 @@ func (in *inferiors) stillTraced(pid event.PID) bool {
 	if err != nil || tracer == 0 {
 		return false
 	}
+	if tracer == event.TID(in.debugger) {
+		return true
+	}
 	tgid, err := in.view.TGID(tracer)
 	return err == nil && tgid == in.debugger
 }
@@ -205,6 +208,8 @@ func (in *inferiors) counterparts(ev *event.Syscall) []event.Counterpart {
 	switch {
 	case name.Kind == decode.Empty, name.Kind == decode.Absolute, name.Derived:
 		return nil
+	case name.Kind == decode.PIDPath && name.Unmappable():
+		return nil // a debugger asks for its inferior's at every step
 	case name.Kind == decode.Relative && ev.DirFD.Known:
 		return nil // the descriptor says where, and it is the debugger's own
 	}
@@ -268,6 +273,9 @@ func (in *inferiors) rightFile(tid event.TID, ev *event.Syscall) (name string, t
 		return "", event.Target{}, false // below a directory of the debugger's choice
 	}
 	asked := decode.ClassifyName(string(ev.Path))
+	if asked.Unmappable() {
+		return "", event.Target{}, false
+	}
 	for _, pid := range in.byRecency() {
 		for _, lm := range in.loaded(pid) {
 			if lm.Mapped == nil || !in.means(ev, asked, lm.Name) {

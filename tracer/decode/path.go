@@ -67,6 +67,15 @@ func (n Name) Dependent() bool {
 	return n.Kind == Relative || n.Kind == SelfFD || n.Kind == SelfLink
 }
 
+// Unmappable says that the name is that of a file that proc(5) makes up when it
+// is read. No process can map such a file, so it is nobody's library.
+func (n Name) Unmappable() bool {
+	return (n.Kind == PIDPath || n.Kind == SelfLink) && n.Root == "" && slices.Contains(processFiles, n.Link)
+}
+
+// processFiles are such files in /proc/PID and /proc/PID/task/TID.
+var processFiles = []string{"auxv", "cmdline", "comm", "environ", "maps", "mem", "smaps", "stat", "statm", "status"}
+
 // node is what we know about a component of a path.
 type node uint8
 

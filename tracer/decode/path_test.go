@@ -221,3 +221,16 @@ func FuzzClassifyName(f *testing.F) {
 		Derived("/proc/self/fd/4.dwp", name)
 	})
 }
+
+func TestUnmappable(t *testing.T) {
+	for name, want := range map[string]bool{
+		"/proc/123/task/124/stat": true, "/proc/123/maps": true, "/proc/self/status": true, "/proc/thread-self/mem": true,
+		"/proc/123/exe": false, "/proc/123/cwd": false, "/proc/123/cwd/maps": false, "/proc/123/root/lib/stat": false,
+		"/proc/123/fd/4": false, "/proc/123/map_files/1-2": false, "/lib/stat": false, "stat": false, "": false,
+		"/proc/123/root/proc/123/stat": false,
+	} {
+		if got := ClassifyName(name).Unmappable(); got != want {
+			t.Errorf("%q: %v", name, got)
+		}
+	}
+}

@@ -23,9 +23,10 @@ const (
 	ntPrstatus           = 1 // linux/elf.h: the general registers
 )
 
-// ptrace makes a request whose data is a number.
+// ptrace makes a request whose data is a number. No request waits for anything,
+// so the scheduler of the Go runtime need not know.
 func ptrace(request int, tid event.TID, data uintptr) error {
-	if _, _, errno := unix.Syscall6(unix.SYS_PTRACE, uintptr(request), uintptr(tid), 0, data, 0, 0); errno != 0 {
+	if _, _, errno := unix.RawSyscall6(unix.SYS_PTRACE, uintptr(request), uintptr(tid), 0, data, 0, 0); errno != 0 {
 		return errno
 	}
 	return nil
@@ -35,7 +36,7 @@ func ptrace(request int, tid event.TID, data uintptr) error {
 // unsafe.Pointer up to the call itself: as a uintptr it would be lost if the
 // stack moved.
 func ptraceData(request int, tid event.TID, addr uintptr, data unsafe.Pointer) error {
-	if _, _, errno := unix.Syscall6(unix.SYS_PTRACE, uintptr(request), uintptr(tid), addr, uintptr(data), 0, 0); errno != 0 {
+	if _, _, errno := unix.RawSyscall6(unix.SYS_PTRACE, uintptr(request), uintptr(tid), addr, uintptr(data), 0, 0); errno != 0 {
 		return errno
 	}
 	return nil
@@ -187,6 +188,10 @@ func ReadMemory(tid event.TID, addr uint64, buf []byte) (int, error) {
 // kernel lets go of every tracee that f left behind: whatever f does, nothing
 // stays attached. A panic of f becomes an error.
 func OnTracerThread(f func() error) error {
+	// The Go runtime has a handler for SIGCHLD, which would run at every stop, on
+	// whichever thread sleeps: another CPU is woken up for it each time. Only the
+	// end of a child sends it from now on. If that fails we are slower, no more.
+	_ = changeFlags(unix.SIGCHLD, saNoCldStop, 0)
 	done := make(chan error, 1)
 	go onOwnThread(f, done)
 	return <-done
@@ -226,7 +231,7 @@ type Waker struct {
 
 // NewWaker is for the calling thread, which must be locked.
 func NewWaker() (*Waker, error) {
-	if err := dontRestart(wakeSignal); err != nil {
+	if err := changeFlags(wakeSignal, 0, saRestart); err != nil {
 		return nil, fmt.Errorf("prepare the wake-up signal: %w", err)
 	}
 	return &Waker{tid: unix.Gettid()}, nil
@@ -255,9 +260,14 @@ type sigaction struct {
 	mask     uint64
 }
 
-// dontRestart clears SA_RESTART of the handler that the Go runtime installed.
-func dontRestart(sig unix.Signal) error {
-	const saRestart = 0x10000000 // SA_RESTART, asm-generic/signal-defs.h
+// Flags of sigaction(2): asm-generic/signal-defs.h.
+const (
+	saNoCldStop = 0x00000001
+	saRestart   = 0x10000000
+)
+
+// changeFlags sets and clears flags of a handler that the Go runtime installed.
+func changeFlags(sig unix.Signal, set, clear uint64) error {
 	var act sigaction
 	if _, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(sig), 0, uintptr(unsafe.Pointer(&act)), 8, 0, 0); errno != 0 {
 		return errno
@@ -265,7 +275,7 @@ func dontRestart(sig unix.Signal) error {
 	if act.handler <= 1 {
 		return fmt.Errorf("signal %d has no handler", sig)
 	}
-	act.flags &^= saRestart
+	act.flags = act.flags&^clear | set
 	if _, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(sig), uintptr(unsafe.Pointer(&act)), 0, 8, 0, 0); errno != 0 {
 		return errno
 	}

@@ -288,6 +288,10 @@ func (l *Loop) newThread(tid event.TID) *Thread {
 }
 
 func (l *Loop) syscallStop(t *Thread) error {
+	if t.InCall && !t.WantExit {
+		t.InCall = false // the stop after an entry is its exit: no need to ask
+		return nil
+	}
 	if err := l.Kernel.SyscallInfo(t.TID, &l.info); err != nil {
 		return fmt.Errorf("system call of thread %d: %w", t.TID, err)
 	}
@@ -299,9 +303,7 @@ func (l *Loop) syscallStop(t *Thread) error {
 	case OpExit:
 		if t.InCall {
 			t.InCall = false
-			if t.WantExit {
-				l.Handler.Exit(t, l.info.Ret, l.info.Failed)
-			}
+			l.Handler.Exit(t, l.info.Ret, l.info.Failed)
 		}
 	}
 	return nil
