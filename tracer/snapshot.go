@@ -52,9 +52,13 @@ func Snapshot(pid event.PID, o SnapshotOptions) ([]event.Event, error) {
 		return nil, doctor.ExplainAttach(o.View, pid, err)
 	}
 	names := s.inferiors()
-	s.holders()
+	searched := make(chan []error, 1)
+	go func() { searched <- s.holders() }() // all of /proc: takes as long as the backtraces
 	if o.Stacks {
 		s.stacks(names)
+	}
+	for _, err := range <-searched {
+		s.lost(err.Error())
 	}
 	s.add(&event.End{T: s.now(), Reason: "snapshot"})
 	return s.events, nil
@@ -182,8 +186,9 @@ func inRead(b *event.Blocked) bool {
 	return ok && row.Class == decode.ClassRead && b.Target != nil
 }
 
-// holders finds, for each thread that reads from a pipe, who could write to it.
-func (s *snapshot) holders() {
+// holders finds, for each thread that reads from a pipe, who could write to it,
+// and gives what went wrong.
+func (s *snapshot) holders() (errs []error) {
 	for _, b := range s.blocked {
 		if !inRead(b) || b.Target.Kind != event.Pipe && b.Target.Kind != event.FIFO {
 			continue
@@ -191,9 +196,10 @@ func (s *snapshot) holders() {
 		var err error
 		b.Holders, b.Unseen, b.Searched, err = s.View.Holders(*b.Target)
 		if err != nil {
-			s.lost(fmt.Sprintf("who holds %s: %v", b.Target.Link, err))
+			errs = append(errs, fmt.Errorf("who holds %s: %w", b.Target.Link, err))
 		}
 	}
+	return errs
 }
 
 // stacks adds backtraces of the threads in a read; if there are none, of the

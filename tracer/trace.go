@@ -205,7 +205,9 @@ func (t *session) closing(ctx context.Context, pid event.PID, res ptrace.Result,
 		if s.threads() == nil {
 			_ = s.descriptors(pid) // what is missing is in the evidence
 			s.inferiors()
-			s.holders()
+			for _, err := range s.holders() {
+				s.lost(err.Error())
+			}
 		}
 		for _, ev := range s.events {
 			t.emit(ev)
