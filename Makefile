@@ -51,9 +51,9 @@ lint:
 	GOARCH=arm64 "$$($(TOOL) -n depguard)" ./...
 	shellcheck .ci/run .ci/deps .ci/fuzz
 
-## bench: what whosefd costs, as ratios to strace, gdb and jq
+## bench: what whosefd costs, as ratios to strace, gdb, jq and mawk
 bench: build samples
-	sh .ci/deps $(DEMO_DEPS) strace jq
+	sh .ci/deps $(DEMO_DEPS) strace jq mawk
 	go run ./samples/bench -whosefd bin/whosefd
 
 ## fuzz: each fuzz target for FUZZTIME (10s)
