@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -16,9 +17,10 @@ import (
 	"whosefd/tracer/ptrace"
 )
 
-// affinity runs the traced threads and the tracer on one CPU while they are
+// affinity runs busy traced threads and the tracer on one CPU while they are
 // attached. At each stop one of them waits for the other, so they never run at
-// the same time, and waking up the other CPU is most of what a stop costs.
+// the same time, and waking up the other CPU is most of what a stop costs. A
+// thread that mostly computes runs where it likes: see keepPace.
 //
 // Every thread has its own mask back before it is let go, and whenever somebody
 // could see or inherit ours: while it makes a process or a thread, and while a
@@ -31,11 +33,30 @@ type affinity struct {
 	keeper io.Writer                 // nil: nothing is changed
 }
 
-// newAffinity keeps threads on the CPU that the process ran on last, or does
-// nothing without a keeper or where that CPU is not among its own.
-func newAffinity(v *procview.View, pid event.PID, keeper io.Writer) *affinity {
+// usable says whether this process may run on a CPU that was asked for.
+func usable(asked event.Opt[int]) error {
+	var mine unix.CPUSet
+	if !asked.Known {
+		return nil
+	}
+	if err := unix.SchedGetaffinity(0, &mine); err != nil {
+		return fmt.Errorf("CPU %d: %w", asked.Val, err)
+	}
+	if !mine.IsSet(asked.Val) {
+		return fmt.Errorf("CPU %d is not one that this process may use", asked.Val)
+	}
+	return nil
+}
+
+// newAffinity keeps threads on a CPU: the one that was asked for, or the one
+// that the process ran on last. It does nothing without a keeper, or where that
+// CPU is not among our own.
+func newAffinity(v *procview.View, pid event.PID, asked event.Opt[int], keeper io.Writer) *affinity {
 	a := &affinity{view: v, own: map[event.TID]unix.CPUSet{}}
-	cpu, err := v.LastCPU(pid)
+	cpu, err := asked.Val, error(nil)
+	if !asked.Known {
+		cpu, err = v.LastCPU(pid)
+	}
 	var mine unix.CPUSet
 	if err != nil || keeper == nil || unix.SchedGetaffinity(0, &mine) != nil || !mine.IsSet(cpu) || mine.Count() < 2 {
 		return a
@@ -46,6 +67,29 @@ func newAffinity(v *procview.View, pid event.PID, keeper io.Writer) *affinity {
 		a.cpu, a.keeper = cpu, keeper
 	}
 	return a
+}
+
+const (
+	// paceEvery is after how many calls of a thread its pace is looked at.
+	paceEvery = 32
+	// A thread that makes calls more often than busyPace is kept on the CPU, and
+	// one that makes them less often than idlePace is not: what a stop costs is
+	// then little beside what the thread does in between, and a debugger's
+	// threads that compute, such as those that index debug info, must be able
+	// to do so at once.
+	busyPace = 300 * time.Microsecond
+	idlePace = 600 * time.Microsecond
+)
+
+// keepPace is told how long a stopped thread took for its last calls.
+func (a *affinity) keepPace(tid event.TID, calls int, took time.Duration) {
+	_, kept := a.own[tid]
+	switch each := took / time.Duration(calls); {
+	case !kept && each < busyPace:
+		a.pin(tid)
+	case kept && each > idlePace:
+		a.free(tid)
+	}
 }
 
 // pin keeps a stopped thread on the CPU, unless it may not run there.
@@ -73,14 +117,15 @@ func (a *affinity) pin(tid event.TID) {
 	}
 }
 
-// free gives a thread its own mask back.
-func (a *affinity) free(tid event.TID) {
+// free gives a thread its own mask back, and says whether it had another.
+func (a *affinity) free(tid event.TID) bool {
 	own, ok := a.own[tid]
 	if !ok {
-		return
+		return false
 	}
 	delete(a.own, tid)
 	_ = unix.SchedSetaffinity(int(tid), &own) // it is gone, or the mask is empty in its cpuset by now
+	return true
 }
 
 // renamed follows a thread that has another id now.

@@ -55,6 +55,9 @@ type call struct {
 	// exposed is the thread whose CPU mask the call is about; 0 for none.
 	exposed event.TID
 	led     *rewritten // by guard
+	// calls were entered since paced, which is a time.
+	calls int
+	paced event.Micros
 }
 
 func newRecorder(v *procview.View, calls *decode.Table, start time.Time, debugger event.PID, in *inferiors, emit func(event.Event)) *recorder {
@@ -85,7 +88,10 @@ func (r *recorder) callOf(t *ptrace.Thread) *call {
 func (r *recorder) Begin(t *ptrace.Thread, in *ptrace.Call) {
 	c := r.callOf(t)
 	*c = call{}
-	r.cpu.pin(t.TID)
+	c.paced = r.now()
+	if t.TID == event.TID(t.PID) {
+		r.cpu.pin(t.TID) // other threads must show that it pays
+	}
 	if in == nil {
 		return
 	}
@@ -98,6 +104,11 @@ func (r *recorder) Begin(t *ptrace.Thread, in *ptrace.Call) {
 // Enter implements [ptrace.Handler].
 func (r *recorder) Enter(t *ptrace.Thread, arch uint32) {
 	c := r.callOf(t)
+	if c.calls++; c.calls == paceEvery {
+		now := r.now()
+		r.cpu.keepPace(t.TID, c.calls, time.Duration(now-c.paced)*time.Microsecond)
+		c.calls, c.paced = 0, now
+	}
 	if arch != nativeAudit {
 		t.WantExit = false
 		c.active, c.pending = false, false
@@ -113,8 +124,9 @@ func (r *recorder) Enter(t *ptrace.Thread, arch uint32) {
 			r.inferiors.forget(event.TID(int32(uint32(t.Call.Args[1])))) // of the caller itself for PTRACE_TRACEME
 		}
 		if slices.Contains(exposes, name) {
-			c.exposed = concerned(t, name)
-			r.cpu.free(c.exposed)
+			if tid := concerned(t, name); r.cpu.free(tid) {
+				c.exposed = tid
+			}
 		}
 	}
 	if c.pending && (t.Call.Nr == r.restart || t.Call.Nr == c.nr(r.calls) && t.Call.Args == c.args) {

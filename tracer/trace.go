@@ -36,6 +36,9 @@ type TraceOptions struct {
 	// Keeper takes what is needed to give CPU masks back if this process is
 	// killed: see [StartKeeper]. Without one, threads run where they like.
 	Keeper io.Writer
+	// CPU is where the followed threads run meanwhile, if there is a Keeper; by
+	// default, where the process ran last.
+	CPU event.Opt[int]
 	// Attached is called once the process is followed.
 	Attached func()
 	// Emit takes each event as it happens, on the tracer's thread: while it
@@ -67,6 +70,9 @@ func Trace(ctx context.Context, o TraceOptions) (Outcome, error) {
 // watch is Trace, and Guard where g is given, on the tracer's thread.
 func watch(ctx context.Context, o TraceOptions, g *GuardOptions) (Outcome, error) {
 	calls, err := decode.ForArch(Arch)
+	if err == nil {
+		err = usable(o.CPU)
+	}
 	if err != nil {
 		return Outcome{}, err
 	}
@@ -85,7 +91,7 @@ func watch(ctx context.Context, o TraceOptions, g *GuardOptions) (Outcome, error
 		called: map[event.TID]event.PID{}, viaSelf: map[event.TID]bool{},
 		maps: map[event.PID][]event.LinkMap{}, toldPID: map[event.PID]bool{}, toldMap: map[entry]bool{}}
 	rec := newRecorder(o.View, calls, t.start, pid, in, t.emit)
-	rec.cpu = newAffinity(o.View, pid, o.Keeper)
+	rec.cpu = newAffinity(o.View, pid, o.CPU, o.Keeper)
 	t.loop.Handler = rec
 	if g != nil {
 		t.loop.Handler = newGuard(rec, g, t.loop.Stop)

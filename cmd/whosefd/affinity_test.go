@@ -8,6 +8,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"whosefd/samples/scene"
 )
@@ -53,6 +54,45 @@ func TestAffinity(t *testing.T) {
 			untraced(t, cmd.Process.Pid)
 		})
 	}
+	t.Run("only threads that gain by it", func(t *testing.T) {
+		p := scene.StartSample(t, "paces")
+		busy, computing := p.Expect(`busy (\d+)`)[1], p.Expect(`computing (\d+)`)[1]
+		list := func(tid string) string { // /proc has threads too, by their ids
+			n, err := strconv.Atoi(tid)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return allowed(t, n)
+		}
+		r := startWhosefd(t, "trace", "-p", strconv.Itoa(p.PID))
+		eventually(t, "the busy thread on one CPU", func() bool { return list(busy) != whole })
+		for range 50 { // many calls of the other one
+			if now := list(computing); now != whole {
+				t.Fatalf("the thread that computes runs on %s of %s", now, whole)
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		if err := r.Process.Signal(syscall.SIGINT); err != nil {
+			t.Fatal(err)
+		}
+		r.wait(t)
+		if now := list(busy); now != whole {
+			t.Errorf("left on %s of %s", now, whole)
+		}
+	})
+	t.Run("on the CPU that was asked for", func(t *testing.T) {
+		p := scene.StartSample(t, "paces")
+		p.Expect(`computing (\d+)`)
+		r := startWhosefd(t, "trace", "--cpu", "1", "-p", strconv.Itoa(p.PID))
+		eventually(t, "on CPU 1", func() bool { return allowed(t, p.PID) == "1" })
+		if err := r.Process.Signal(syscall.SIGINT); err != nil {
+			t.Fatal(err)
+		}
+		r.wait(t)
+		if _, stderr, code := whosefd(t, "trace", "--cpu", "1000", "--", "true"); code != exitTrouble || !strings.Contains(stderr, "CPU 1000") {
+			t.Errorf("CPU 1000: exit code %d, %q", code, stderr)
+		}
+	})
 	t.Run("off", func(t *testing.T) {
 		cmd := exec.Command("cat")
 		in, err := cmd.StdinPipe() // which nobody writes to

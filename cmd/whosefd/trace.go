@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -33,7 +34,7 @@ func (f *follow) flags(cmd *cobra.Command) {
 	cmd.Flags().StringVarP(&f.output, "output", "o", "", "record to this file, as JSON lines")
 	cmd.Flags().StringSliceVar(&f.inferiors, "inferior", nil, "a process that the debugger looks at, where it is not its tracer")
 	cmd.Flags().BoolVar(&f.findingsExit, "findings-exit", false, "of a launched command: exit with 0 or 1 for findings, not with its own code")
-	cmd.Flags().StringVar(&f.cpu, "cpu", "auto", "auto: run the followed threads on one CPU meanwhile, which is faster; off: leave them where they are")
+	cmd.Flags().StringVar(&f.cpu, "cpu", "auto", "auto: keep busy threads on one CPU meanwhile, which is faster; N: on this one; off: leave them where they are")
 	complete(cmd, "cpu", "auto", "off")
 	cmd.Flags().SetInterspersed(false)
 }
@@ -42,8 +43,10 @@ func (f *follow) flags(cmd *cobra.Command) {
 // one before it is a process.
 func (f *follow) options(a *app, cmd *cobra.Command, args []string) (o tracer.TraceOptions, err error) {
 	o = tracer.TraceOptions{View: a.view, Tool: tool()}
-	if err := oneOf("--cpu", f.cpu, "auto", "off"); err != nil {
-		return o, err
+	if n, err := strconv.ParseUint(f.cpu, 10, 16); err == nil {
+		o.CPU = event.Some(int(n))
+	} else if f.cpu != "auto" && f.cpu != "off" {
+		return o, fmt.Errorf("--cpu %q: not auto, off, or the number of a CPU", f.cpu)
 	}
 	if o.Inferiors, err = a.processes(f.inferiors); err != nil {
 		return o, err
