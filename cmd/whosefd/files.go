@@ -30,16 +30,13 @@ func readRecording(a *app, name string, each func(event.Event)) error {
 	// Each event is garbage once it was looked at, and little else is kept:
 	// collecting it less often costs a few megabytes.
 	defer debug.SetGCPercent(debug.SetGCPercent(400))
-	r := event.NewReader(f)
 	n := 0
-	for ; ; n++ {
-		ev, err := r.Next()
+	for ev, err := range event.Ahead(event.NewReader(f).Next) {
 		switch {
-		case errors.Is(err, io.EOF):
-			if n == 0 {
-				return fmt.Errorf("%s: empty: not a recording", name)
-			}
+		case errors.Is(err, io.EOF) && n > 0:
 			return nil
+		case errors.Is(err, io.EOF):
+			return fmt.Errorf("%s: empty: not a recording", name)
 		case n > 0 && (errors.Is(err, event.ErrCut) || errors.Is(err, io.ErrUnexpectedEOF)):
 			f.close() // its progress bar makes room
 			if errors.Is(err, io.ErrUnexpectedEOF) {
@@ -54,7 +51,9 @@ func readRecording(a *app, name string, each func(event.Event)) error {
 			return fmt.Errorf("%s: line 1: not a recording: it begins with a %s line, not with a session line", name, ev.Type())
 		}
 		each(ev)
+		n++
 	}
+	return nil
 }
 
 // input is a file that is read once, unpacked where it is compressed.
