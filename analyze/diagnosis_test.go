@@ -46,6 +46,8 @@ var want = map[string]struct {
 	"stolen-input":           {"stolen-input", []string{"self-fd stolen-input certain certain"}, nil},
 	"stolen-pipe":            {"stolen-input", []string{"self-fd stolen-input likely certain"}, nil},
 	"unseen":                 {"hang", []string{"self-fd hang likely certain"}, nil},
+	"unseen-older":           {"hang", []string{"self-fd hang certain certain"}, nil},
+	"unseen-inherited":       {"hang", []string{"self-fd hang likely certain"}, nil},
 	"no-list":                {"hang", []string{"self-fd hang likely likely"}, nil},
 	"btrfs":                  {"blocked", nil, nil},
 	"relative":               {"error", []string{"relative-path error possible possible"}, nil},

@@ -162,7 +162,7 @@ func (a *Analyzer) evidenceOfWriters(ev *facts, b *event.Blocked) {
 		ev.add("pipe-holders", "This pipe can be written to by %s: what %s reads is meant for somebody else.%s", list(names), me, searched)
 	case len(w.own) == 0:
 		ev.add("pipe-holders", "Nobody holds a write end of this pipe.%s", searched)
-	case len(b.Unseen) > 0:
+	case w.doubt:
 		ev.add("pipe-holders", "Of the processes that could be looked at, only %s itself holds a write end of this pipe (%s %s).%s",
 			me, plural(w.own, "descriptor"), list(w.own), searched)
 	default:
@@ -177,7 +177,11 @@ func (a *Analyzer) evidenceOfWriters(ev *facts, b *event.Blocked) {
 		if more := len(b.Unseen) - len(names); more > 0 {
 			names = append(names, fmt.Sprintf("%d more", more))
 		}
-		ev.add("not-seen", "Not looked at, since this user may not: %s. One of these could hold the pipe; run as root to be certain.", list(names))
+		end := "One of these could hold the pipe; run as root to be certain."
+		if !w.doubt {
+			end = fmt.Sprintf("But %s made the pipe for itself (its descriptors are close-on-exec) and is younger than these: they cannot have inherited it.", me)
+		}
+		ev.add("not-seen", "Not looked at, since this user may not: %s. %s", list(names), end)
 	}
 }
 

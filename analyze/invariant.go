@@ -238,7 +238,7 @@ func (a *Analyzer) effectOfRead(s *suspect) (Effect, Confidence) {
 		return StolenInput, Likely
 	case len(w.own) == 0:
 		return Hang, Possible // a pipe without writers ends: the evidence is not of one moment
-	case len(s.blocked.Unseen) > 0:
+	case w.doubt:
 		return Hang, Likely
 	}
 	return Hang, Certain
@@ -249,10 +249,15 @@ type writers struct {
 	searched bool
 	own      []event.FD     // of the debugger
 	others   []event.Holder // of anybody else
+	// made: the debugger made the pipe itself, after its program had begun to
+	// run, so that a process that is older cannot have inherited it.
+	made bool
+	// doubt: a process that could not be looked at could be one.
+	doubt bool
 }
 
 func (a *Analyzer) writers(b *event.Blocked) writers {
-	w := writers{searched: len(b.Holders) > 0 || b.Searched > 0}
+	w := writers{searched: len(b.Holders) > 0 || b.Searched > 0, made: b.Target != nil && b.Target.Kind == event.Pipe}
 	for _, h := range b.Holders {
 		switch {
 		case h.Access == "r" || h.Access == "path":
@@ -260,11 +265,13 @@ func (a *Analyzer) writers(b *event.Blocked) writers {
 			// Where the access is not known, the debugger's own reader is none.
 			if h.Access != "" || !b.FD.Is(h.FD) {
 				w.own = append(w.own, h.FD)
+				w.made = w.made && h.CloseOnExec.Is(true)
 			}
 		default:
 			w.others = append(w.others, h)
 		}
 	}
 	slices.Sort(w.own)
+	w.doubt = slices.ContainsFunc(b.Unseen, func(u event.Unseen) bool { return !w.made || !u.Older })
 	return w
 }

@@ -42,6 +42,16 @@ func (s scene) change(edit func(event.Event) event.Event) scene {
 	return out
 }
 
+// replaceBlocked has other words about the thread that is blocked.
+func (s scene) replaceBlocked(b *event.Blocked) scene {
+	return s.change(func(ev event.Event) event.Event {
+		if _, ok := ev.(*event.Blocked); ok {
+			return b
+		}
+		return ev
+	})
+}
+
 func gdbSession(source string) *event.Session {
 	return &event.Session{Schema: event.Schema, Tool: "whosefd test", Source: source, Start: time.Unix(1700000000, 0).UTC(),
 		Kernel: "6.18.0", Arch: "amd64", Debugger: &event.Process{PID: gdbPID, PPID: 1, Comm: "gdb", Exe: "/usr/bin/gdb",
@@ -224,6 +234,13 @@ func scenes() map[string]scene {
 	ttyRead.Target, ttyRead.Wchan, ttyRead.Holders, ttyRead.Searched = &terminal, "wait_woken", nil, 0
 	unseen := read16()
 	unseen.Unseen = []event.Unseen{{PID: 1, Comm: "systemd", Error: "EACCES"}, {PID: 412, Comm: "sshd", Error: "EACCES"}}
+	older, inherited := read16(), read16()
+	for i := range older.Holders {
+		older.Holders[i].CloseOnExec = event.Some(true)
+		inherited.Holders[i].CloseOnExec = event.Some(false)
+	}
+	older.Unseen = []event.Unseen{{PID: 1, Comm: "systemd", Error: "EACCES", Older: true}}
+	inherited.Unseen = older.Unseen
 	otherWriter := read16()
 	otherWriter.Holders = append(otherWriter.Holders, event.Holder{PID: 3000, Comm: "feeder", FD: 7, Access: "w"})
 	btrfsMapped, btrfsFile := libc, libc
@@ -318,18 +335,10 @@ func scenes() map[string]scene {
 			}
 			return ev
 		}),
-		"stolen-pipe": hung().change(func(ev event.Event) event.Event {
-			if _, ok := ev.(*event.Blocked); ok {
-				return otherWriter
-			}
-			return ev
-		}),
-		"unseen": hung().change(func(ev event.Event) event.Event {
-			if _, ok := ev.(*event.Blocked); ok {
-				return unseen
-			}
-			return ev
-		}),
+		"stolen-pipe":      hung().replaceBlocked(otherWriter),
+		"unseen-older":     hung().replaceBlocked(older),
+		"unseen-inherited": hung().replaceBlocked(inherited),
+		"unseen":           hung().replaceBlocked(unseen),
 		"no-list": hung().change(func(ev event.Event) event.Event {
 			switch ev.(type) {
 			case *event.LinkMap:

@@ -195,11 +195,21 @@ func (s *snapshot) holders() (errs []error) {
 		}
 		var err error
 		b.Holders, b.Unseen, b.Searched, err = s.View.Holders(*b.Target)
+		for i := range b.Unseen {
+			b.Unseen[i].Older = s.older(b.Unseen[i].PID)
+		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("who holds %s: %w", b.Target.Link, err))
 		}
 	}
 	return errs
+}
+
+// older says whether a process is known to have been started before the debugger.
+func (s *snapshot) older(pid event.PID) bool {
+	theirs, err := s.View.StartTime(event.TID(pid))
+	ours, err2 := s.View.StartTime(event.TID(s.pid))
+	return err == nil && err2 == nil && theirs < ours
 }
 
 // stacks adds backtraces of the threads in a read; if there are none, of the

@@ -242,6 +242,9 @@ type Holder struct {
 	Comm   Text   `json:"comm,omitempty"`
 	FD     FD     `json:"fd"`
 	Access string `json:"access,omitempty"` // as in Descriptor
+	// CloseOnExec says that the descriptor goes when the process runs another
+	// program (FD_CLOEXEC in fcntl(2)): so it came after that one began to run.
+	CloseOnExec Opt[bool] `json:"cloexec,omitzero"`
 }
 
 // Unseen is a process whose descriptors could not be read.
@@ -249,6 +252,8 @@ type Unseen struct {
 	PID   PID    `json:"pid"`
 	Comm  Text   `json:"comm,omitempty"`
 	Error string `json:"error"`
+	// Older says that it was started before the debugger.
+	Older bool `json:"older,omitempty"`
 }
 
 // Stack is the native backtrace of one thread, innermost frame first.

@@ -182,9 +182,14 @@ func ParseSyscall(b []byte) (nr uint64, args [6]uint64, ok bool) {
 	return nr, args, true
 }
 
-// ParseFdinfo reads how a descriptor may be used ("r", "w", "rw" or "path")
-// from the flags line of proc_pid_fdinfo(5), which is octal.
-func ParseFdinfo(b []byte) (access string, ok bool) {
+// Fdinfo is what we use of proc_pid_fdinfo(5).
+type Fdinfo struct {
+	Access      string // "r", "w", "rw" or "path" (O_PATH)
+	CloseOnExec bool
+}
+
+// ParseFdinfo reads the flags line, which is octal.
+func ParseFdinfo(b []byte) (info Fdinfo, ok bool) {
 	for line := range strings.Lines(string(b)) {
 		val, found := strings.CutPrefix(line, "flags:")
 		if !found {
@@ -192,20 +197,21 @@ func ParseFdinfo(b []byte) (access string, ok bool) {
 		}
 		flags, err := strconv.ParseUint(strings.TrimSpace(val), 8, 64)
 		if err != nil {
-			return "", false
+			return Fdinfo{}, false
 		}
-		const oPath = 0o10000000
+		const oPath, oCloexec = 0o10000000, 0o2000000
+		info = Fdinfo{Access: "rw", CloseOnExec: flags&oCloexec != 0}
 		switch {
 		case flags&oPath != 0:
-			return "path", true
+			info.Access = "path"
 		case flags&3 == 0:
-			return "r", true
+			info.Access = "r"
 		case flags&3 == 1:
-			return "w", true
+			info.Access = "w"
 		}
-		return "rw", true
+		return info, true
 	}
-	return "", false
+	return Fdinfo{}, false
 }
 
 // KernelThread says whether it is one (PF_KTHREAD): it has no descriptors.

@@ -145,16 +145,16 @@ func TestParseSyscall(t *testing.T) {
 }
 
 func TestParseFdinfo(t *testing.T) {
-	for flags, want := range map[string]string{"0100000": "r", "0100001": "w", "0100002": "rw", "02000000": "r",
-		"012000000": "path", "010000003": "path", "03": "rw"} {
+	for flags, want := range map[string]Fdinfo{"0100000": {Access: "r"}, "0100001": {Access: "w"}, "0100002": {Access: "rw"},
+		"02000000": {"r", true}, "02004001": {"w", true}, "012000000": {"path", true}, "010000003": {Access: "path"}, "03": {Access: "rw"}} {
 		got, ok := ParseFdinfo([]byte("pos:\t0\nflags:\t" + flags + "\nmnt_id:\t14\n"))
 		if !ok || got != want {
-			t.Errorf("%s: %q, %v; want %q", flags, got, ok, want)
+			t.Errorf("%s: %+v, %v; want %+v", flags, got, ok, want)
 		}
 	}
 	for _, bad := range []string{"", "pos:\t0\n", "flags:\t9\n", "flags:\n"} {
-		if got, ok := ParseFdinfo([]byte(bad)); ok || got != "" {
-			t.Errorf("%q: taken as %q", bad, got)
+		if got, ok := ParseFdinfo([]byte(bad)); ok || got != (Fdinfo{}) {
+			t.Errorf("%q: taken as %+v", bad, got)
 		}
 	}
 }
@@ -234,7 +234,8 @@ func FuzzParseSyscall(f *testing.F) {
 func FuzzParseFdinfo(f *testing.F) {
 	f.Add([]byte("pos:\t0\nflags:\t0100002\nmnt_id:\t14\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		access, ok := ParseFdinfo(b)
+		info, ok := ParseFdinfo(b)
+		access := info.Access
 		if ok != (access == "r" || access == "w" || access == "rw" || access == "path") {
 			t.Fatalf("%q: %q, %v", b, access, ok)
 		}

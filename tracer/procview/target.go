@@ -205,7 +205,10 @@ func (v *View) Lead(pid event.PID, to event.Target) ([]event.FD, error) {
 	defer t.close()
 	var fds []event.FD
 	for _, n := range ns {
-		if t.leads(n, to) {
+		switch leads, err := t.leads(n, to); {
+		case err != nil:
+			return nil, fmt.Errorf("descriptors of pid %d: %w", pid, err)
+		case leads:
 			fds = append(fds, event.FD(n))
 		}
 	}
@@ -276,40 +279,49 @@ func (t *table) access(fd int) string {
 			return "rw"
 		}
 	}
+	info, _ := t.info(fd)
+	return info.Access
+}
+
+// info reads the fdinfo of a descriptor.
+func (t *table) info(fd int) (info Fdinfo, ok bool) {
 	b, err := readAt(t.dir, t.infos+strconv.Itoa(fd), t.buf[:], len(t.buf))
 	if err != nil {
-		return ""
+		return Fdinfo{}, false
 	}
-	access, _ := ParseFdinfo(b)
-	return access
+	return ParseFdinfo(b)
 }
 
 // leads says whether a descriptor leads to a file. The texts of nameless files
-// say so without asking for the identity.
-func (t *table) leads(fd int, to event.Target) bool {
+// say so without asking for the identity. The error is that it may not be looked
+// at: some processes let their descriptors be listed, and no more.
+func (t *table) leads(fd int, to event.Target) (bool, error) {
 	name := t.fds + strconv.Itoa(fd)
 	text, err := readlinkat(t.dir, name)
+	if errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) {
+		return false, err
+	}
 	if err == nil {
 		switch kind := kindByText(text); kind {
 		case event.Pipe, event.Socket:
 			if kind != to.Kind || to.Link != "" && text != string(to.Link) {
-				return false
+				return false, nil
 			}
 		case event.AnonInode:
 			if kind != to.Kind {
-				return false
+				return false, nil
 			}
 		default:
 			if to.Kind == event.Pipe {
-				return false
+				return false, nil
 			}
 		}
 	}
 	var st unix.Statx_t
 	if statx(t.dir, name, 0, statMask, &st) != nil {
-		return false
+		return false, nil
 	}
-	return event.Target{Dev: decode.Makedev(st.Dev_major, st.Dev_minor), Ino: st.Ino}.Same(to)
+	return event.Target{Dev: decode.Makedev(st.Dev_major, st.Dev_minor), Ino: st.Ino}.Same(to), nil
 }
 
 // Holders searches all processes for descriptors of a pipe or FIFO. Threads
@@ -422,7 +434,11 @@ func (v *View) holdingIn(pid event.PID, task string, of event.Target) (found []e
 	defer t.close()
 	var comm event.Text
 	for _, n := range ns {
-		if !t.leads(n, of) {
+		leads, err := t.leads(n, of)
+		if err != nil {
+			return nil, 0, err
+		}
+		if !leads {
 			continue
 		}
 		if comm == "" {
@@ -430,7 +446,11 @@ func (v *View) holdingIn(pid event.PID, task string, of event.Target) (found []e
 				comm = st.Name
 			}
 		}
-		found = append(found, event.Holder{PID: pid, Comm: comm, FD: event.FD(n), Access: t.access(n)})
+		h := event.Holder{PID: pid, Comm: comm, FD: event.FD(n), Access: t.access(n)}
+		if info, ok := t.info(n); ok {
+			h.CloseOnExec = event.Some(info.CloseOnExec)
+		}
+		found = append(found, h)
 	}
 	return found, len(ns), nil
 }
