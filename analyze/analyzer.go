@@ -33,6 +33,7 @@ type Mark struct {
 // no reference to the events. It is not safe for concurrent use.
 type Analyzer struct {
 	debugger  event.Process
+	preflight bool // the debugger is one that could be
 	inferiors map[event.PID]*event.Inferior
 	maps      map[mapKey]*event.LinkMap
 	byName    map[event.Text][]*event.LinkMap
@@ -88,6 +89,7 @@ func (a *Analyzer) Add(ev event.Event) Mark {
 		if ev.Debugger != nil {
 			a.debugger = cloneProcess(*ev.Debugger)
 		}
+		a.preflight = ev.Source == "preflight"
 	case *event.Syscall:
 		a.last = max(a.last, ev.T)
 		return a.syscall(ev)

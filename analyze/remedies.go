@@ -65,7 +65,7 @@ var advices = []advice{
 		when: func(f *Finding) bool { return f.Intended != nil },
 		command: func(a *Analyzer, f *Finding) string {
 			if inf := a.inferiors[f.Intended.PID]; inf != nil && inf.Cwd != "" {
-				return "cd " + quote(string(inf.Cwd))
+				return "cd " + Quote(string(inf.Cwd))
 			}
 			return ""
 		},
@@ -113,18 +113,21 @@ func (a *Analyzer) remedies(f *Finding) []Remedy {
 
 // commandLine is how the debugger was started, fit for a shell.
 func (a *Analyzer) commandLine() string {
+	if pids := a.inferiorPIDs(); a.preflight && len(pids) > 0 {
+		return fmt.Sprintf("gdb -p %d", pids[0])
+	}
 	if len(a.debugger.Cmdline) == 0 || len(a.debugger.Cmdline) > 32 {
 		return "gdb ARGS…"
 	}
 	words := make([]string, len(a.debugger.Cmdline))
 	for i, w := range a.debugger.Cmdline {
-		words[i] = quote(string(w))
+		words[i] = Quote(string(w))
 	}
 	return strings.Join(words, " ")
 }
 
-// quote makes a word of a POSIX shell.
-func quote(s string) string {
+// Quote makes a word of a POSIX shell.
+func Quote(s string) string {
 	plain := func(r rune) bool {
 		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("_-./=:,+@%", r)
 	}

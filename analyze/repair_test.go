@@ -122,7 +122,7 @@ func TestPlanForTwoThreads(t *testing.T) {
 
 func TestQuote(t *testing.T) {
 	for in, want := range map[string]string{"gdb": "gdb", "": "''", "a b": "'a b'", "it's": `'it'\''s'`, "$(x)": "'$(x)'", "./a-b_c=1": "./a-b_c=1"} {
-		if got := quote(in); got != want {
+		if got := Quote(in); got != want {
 			t.Errorf("%q: %s, want %s", in, got, want)
 		}
 	}

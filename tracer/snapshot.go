@@ -159,25 +159,28 @@ func (s *snapshot) inferiors() (suspicious []string) {
 		found = append(found, inf)
 	}
 	for i := range found {
-		inf := &found[i]
-		inf.T = s.now()
-		s.add(inf)
-		_ = s.descriptors(inf.PID) // what is missing is in the evidence
-		maps, err := inferior.LinkMaps(s.View, inf.PID)
-		if err != nil {
-			continue // Find has said why
-		}
-		for j := range maps {
-			lm := &maps[j]
-			inferior.Complete(s.View, lm, s.pid)
-			lm.T = s.now()
-			s.add(lm)
+		maps, _ := inferior.LinkMaps(s.View, found[i].PID) // Describe has said why there are none
+		s.inferior(&found[i], maps)
+		for _, lm := range maps {
 			if decode.ClassifyName(string(lm.Name)).Dependent() {
 				suspicious = append(suspicious, string(lm.Name))
 			}
 		}
 	}
 	return suspicious
+}
+
+// inferior adds a process with its descriptors and its loaded objects.
+func (s *snapshot) inferior(inf *event.Inferior, maps []event.LinkMap) {
+	inf.T = s.now()
+	s.add(inf)
+	_ = s.descriptors(inf.PID) // what is missing is in the evidence
+	for i := range maps {
+		lm := &maps[i]
+		inferior.Complete(s.View, lm, s.pid)
+		lm.T = s.now()
+		s.add(lm)
+	}
 }
 
 // inRead says whether a thread waits for data from a descriptor.

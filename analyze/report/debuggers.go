@@ -19,7 +19,7 @@ func PS(w io.Writer, rows []PSRow, f Format, st Style) error {
 		if rows == nil {
 			rows = []PSRow{}
 		}
-		return writeJSON(w, rows)
+		return JSON(w, rows)
 	}
 	tbl := &table{cols: []column{
 		{name: "pid", right: true}, {name: "debugger"}, {name: "inferiors", flex: true}, {name: "thread", right: true},

@@ -6,17 +6,12 @@ import (
 	"fmt"
 	"io"
 	"unicode/utf8"
-
-	"whosefd/analyze"
 )
 
-// JSON writes a diagnosis as its contract has it. Like all JSON that this
-// package writes it is fit for a terminal.
-func JSON(w io.Writer, d *analyze.Diagnosis) error { return writeJSON(w, d) }
-
-// writeJSON writes v indented. What a terminal would not show as it is can
-// only be inside of strings, and is escaped there.
-func writeJSON(w io.Writer, v any) error {
+// JSON writes a diagnosis, or another result, as its contract has it: indented,
+// and fit for a terminal. What that would not show as it is can only be inside
+// of strings, and is escaped there.
+func JSON(w io.Writer, v any) error {
 	var buf bytes.Buffer
 	enc := json.NewEncoder(&buf)
 	enc.SetEscapeHTML(false)

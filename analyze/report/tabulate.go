@@ -14,7 +14,7 @@ import (
 // the descriptors.
 func Tables(w io.Writer, t *analyze.Tables, f Format, st Style) error {
 	if f == FormatJSON {
-		return writeJSON(w, jsonTables(t))
+		return JSON(w, jsonTables(t))
 	}
 	for i, write := range []func(io.Writer, *analyze.Tables, Format, Style) error{Calls, Summary, Descriptors} {
 		if i > 0 {
@@ -57,7 +57,7 @@ func jsonTables(t *analyze.Tables) tablesJSON {
 func Calls(w io.Writer, t *analyze.Tables, f Format, st Style) error {
 	rows, cut := t.Calls()
 	if f == FormatJSON {
-		return writeJSON(w, jsonTables(t).Calls)
+		return JSON(w, jsonTables(t).Calls)
 	}
 	tbl := &table{title: "Calls", cols: []column{
 		{name: "time", right: true}, {name: "thread", right: true, spare: 2}, {name: "call"}, {name: "on", flex: true},
@@ -77,7 +77,7 @@ func Calls(w io.Writer, t *analyze.Tables, f Format, st Style) error {
 func Summary(w io.Writer, t *analyze.Tables, f Format, st Style) error {
 	rows := t.Summary()
 	if f == FormatJSON {
-		return writeJSON(w, rows)
+		return JSON(w, rows)
 	}
 	tbl := &table{title: "Summary by call", cols: []column{
 		{name: "call"}, {name: "calls", right: true}, {name: "errors", right: true}, {name: "unfinished", right: true},
@@ -93,7 +93,7 @@ func Summary(w io.Writer, t *analyze.Tables, f Format, st Style) error {
 func Descriptors(w io.Writer, t *analyze.Tables, f Format, st Style) error {
 	rows := t.Descriptors()
 	if f == FormatJSON {
-		return writeJSON(w, rows)
+		return JSON(w, rows)
 	}
 	tbl := &table{title: "Descriptors", cols: []column{
 		{name: "fd", right: true}, {name: "target", flex: true}, {name: "made by", spare: 6}, {name: "name", flex: true},

@@ -88,15 +88,16 @@ func verdictColor(verdict string) string {
 	return yellow
 }
 
-func (p *page) verdict(d *analyze.Diagnosis) {
-	summary := Clean(string(d.Summary))
+func (p *page) verdict(d *analyze.Diagnosis) { p.verdictLine(d.Verdict, string(d.Summary)) }
+
+func (p *page) verdictLine(verdict, sentence string) {
 	n := 0
 	if p.st.Width > 0 {
 		n = max(20, p.st.Width)
 	}
-	for i, l := range wrap(d.Verdict+": "+summary, n) {
-		if verdict, rest, ok := strings.Cut(l, ":"); i == 0 && ok {
-			l = p.st.paint(verdictColor(d.Verdict), verdict+":") + rest
+	for i, l := range wrap(verdict+": "+Clean(sentence), n) {
+		if _, rest, ok := strings.Cut(l, ":"); i == 0 && ok {
+			l = p.st.paint(verdictColor(verdict), verdict+":") + rest
 		}
 		p.line(l)
 	}
@@ -307,29 +308,37 @@ func frame(f *event.Frame) string {
 
 // remedies writes what can be done, each remedy once, commands alone on their
 // lines.
+// remedies writes what to do about all findings, each once.
 func (p *page) remedies(d *analyze.Diagnosis) {
 	seen := map[analyze.Remedy]bool{}
+	var all []analyze.Remedy
 	for _, f := range d.Findings {
 		for _, r := range f.Remedies {
 			key := analyze.Remedy{Kind: r.Kind, Command: r.Command}
 			if r.Command == "" {
 				key.Text = r.Text
 			}
-			if seen[key] {
-				continue
+			if !seen[key] {
+				seen[key] = true
+				all = append(all, r)
 			}
-			if len(seen) == 0 {
-				p.head("What to do")
-			}
-			seen[key] = true
-			if r.Command == "" {
-				p.item("-", Clean(string(r.Text)))
-				continue
-			}
-			// Not wrapped: it is to be copied.
-			p.line("  - " + p.st.paint(bold, Clean(string(r.Command))))
-			p.para("    ", Clean(string(r.Text)))
 		}
+	}
+	p.remedyList(all)
+}
+
+func (p *page) remedyList(all []analyze.Remedy) {
+	if len(all) > 0 {
+		p.head("What to do")
+	}
+	for _, r := range all {
+		if r.Command == "" {
+			p.item("-", Clean(string(r.Text)))
+			continue
+		}
+		// Not wrapped: it is to be copied.
+		p.line("  - " + p.st.paint(bold, Clean(string(r.Command))))
+		p.para("    ", Clean(string(r.Text)))
 	}
 }
 

@@ -108,11 +108,12 @@ type Process struct {
 type Session struct {
 	Schema string    `json:"schema"`
 	Tool   string    `json:"tool"`
-	Source string    `json:"source,omitempty"` // "trace", "snapshot" or "strace"
+	Source string    `json:"source,omitempty"` // "trace", "snapshot", "preflight" or "strace"
 	Start  time.Time `json:"start,omitzero"`   // what t = 0 means on the wall clock
 	Kernel string    `json:"kernel,omitempty"` // uname -r
 	Arch   string    `json:"arch,omitempty"`   // GOARCH of the traced program: amd64, arm64
-	// Debugger is the process that is watched.
+	// Debugger is the process that is watched; of a preflight, whosefd itself,
+	// in the place of a debugger that would be started where it was.
 	Debugger *Process `json:"debugger,omitempty"`
 }
 

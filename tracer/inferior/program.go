@@ -515,7 +515,7 @@ func (p *program) staticSymbol(bias uint64) (addr uint64, err error) {
 			addr, err = 0, ErrStatic
 		}
 	}()
-	f, err := openRegular(p.exe)
+	f, err := OpenRegular(p.exe)
 	if err != nil {
 		return 0, ErrStatic
 	}
@@ -545,8 +545,9 @@ func (p *program) staticSymbol(bias uint64) (addr uint64, err error) {
 	return 0, ErrStatic
 }
 
-// openRegular opens a file only if it is a regular one.
-func openRegular(name string) (*os.File, error) {
+// OpenRegular opens a file only if it is a regular one, by a path that leads to
+// the file of another process: a link of proc(5).
+func OpenRegular(name string) (*os.File, error) {
 	fd, err := unix.Open(name, unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
