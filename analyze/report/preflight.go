@@ -15,7 +15,7 @@ func Preflight(w io.Writer, p *analyze.Preflight, st Style) error {
 		out.head(fmt.Sprintf("%s: %s, %s (%s)", Clean(string(n.Name)), n.Rule, n.Effect, n.Confidence))
 		out.para("  ", Clean(string(n.Text)))
 	}
-	out.remedyList(p.Remedies)
+	out.remedies(p.Remedies)
 	if len(p.Notes) > 0 {
 		out.head("Also")
 		for _, n := range p.Notes {

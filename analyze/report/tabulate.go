@@ -59,18 +59,60 @@ func Calls(w io.Writer, t *analyze.Tables, f Format, st Style) error {
 	if f == FormatJSON {
 		return JSON(w, jsonTables(t).Calls)
 	}
-	tbl := &table{title: "Calls", cols: []column{
-		{name: "time", right: true}, {name: "thread", right: true, spare: 2}, {name: "call"}, {name: "on", flex: true},
-		{name: "result", flex: true}, {name: "duration", right: true, spare: 1}, {name: "mark"},
-	}}
+	tbl := callTable()
 	for i := range rows {
-		c := callCells(&rows[i].Call, rows[i].Mark)
-		tbl.add(c.mark != "", c.time, strconv.Itoa(int(rows[i].Call.TID)), c.call, c.on, c.result, c.took, c.mark)
+		addCall(tbl, &rows[i])
 	}
 	if cut > 0 {
 		tbl.notes = append(tbl.notes, fmt.Sprintf("%d earlier calls are not shown: the last %d are kept.", cut, analyze.MaxCallRows))
 	}
 	return tbl.write(w, f, st)
+}
+
+func callTable() *table {
+	return &table{title: "Calls", cols: []column{
+		{name: "time", right: true}, {name: "thread", right: true, spare: 2}, {name: "call"}, {name: "on", flex: true},
+		{name: "result", flex: true}, {name: "duration", right: true, spare: 1}, {name: "mark"},
+	}}
+}
+
+func addCall(t *table, r *analyze.CallRow) {
+	c := callCells(&r.Call, r.Mark)
+	t.add(c.mark != "", c.time, strconv.Itoa(int(r.Call.TID)), c.call, c.on, c.result, c.took, c.mark)
+}
+
+// CaseCSV writes the tables of a report as CSV: "calls", "summary", "fds", or
+// all of them, with an empty line between, for "".
+func CaseCSV(w io.Writer, c *Case, which string) error {
+	calls := callTable()
+	for _, r := range c.Excerpt.Calls() {
+		addCall(calls, &r.CallRow)
+	}
+	if which == "calls" {
+		return calls.csv(w)
+	}
+	if which == "" {
+		if err := calls.csv(w); err != nil {
+			return err
+		}
+	}
+	for _, t := range []struct {
+		name  string
+		write func(io.Writer, *analyze.Tables, Format, Style) error
+	}{{"summary", Summary}, {"fds", Descriptors}} {
+		if which != "" && which != t.name {
+			continue
+		}
+		if which == "" {
+			if _, err := io.WriteString(w, "\n"); err != nil {
+				return err
+			}
+		}
+		if err := t.write(w, c.Tables, FormatCSV, Style{}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Summary writes the summary by call.

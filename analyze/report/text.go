@@ -14,7 +14,16 @@ import (
 // Text writes a diagnosis for a person: the verdict first, then who is who,
 // the facts, the backtrace, the cause, and what to do.
 func Text(w io.Writer, d *analyze.Diagnosis, st Style) error {
-	p := &page{st: st}
+	return (&page{st: st}).write(w, d)
+}
+
+// CaseText is Text with the tables of descriptors in the pictures, and the calls
+// around what was found.
+func CaseText(w io.Writer, c *Case, st Style) error {
+	return (&page{st: st, more: c}).write(w, c.Diagnosis)
+}
+
+func (p *page) write(w io.Writer, d *analyze.Diagnosis) error {
 	p.verdict(d)
 	for i := range d.Findings {
 		p.finding(&d.Findings[i], i, d)
@@ -28,7 +37,7 @@ func Text(w io.Writer, d *analyze.Diagnosis, st Style) error {
 	for _, s := range d.Stack {
 		p.stack(s, d)
 	}
-	p.remedies(d)
+	p.remedies(remedies(d))
 	if len(d.Missing) > 0 {
 		p.head("What could not be seen")
 		for _, m := range d.Missing {
@@ -41,8 +50,9 @@ func Text(w io.Writer, d *analyze.Diagnosis, st Style) error {
 
 // page collects lines.
 type page struct {
-	st  Style
-	buf bytes.Buffer
+	st   Style
+	more *Case // nil for the diagnosis alone
+	buf  bytes.Buffer
 }
 
 func (p *page) line(s string) {
@@ -112,6 +122,10 @@ func (p *page) finding(f *analyze.Finding, i int, d *analyze.Diagnosis) {
 	p.line("")
 	p.picture(f, d)
 	p.line("")
+	if p.more != nil {
+		p.tables(f, d)
+		p.timeline(f)
+	}
 	p.line("  Evidence")
 	for n, e := range f.Evidence {
 		p.item(strconv.Itoa(n+1)+".", Clean(string(e.Text)))
@@ -144,31 +158,10 @@ func person(d *analyze.Diagnosis, pid event.PID) string {
 // picture shows the name between the two processes, with an arrow to what was
 // opened and one to what was meant.
 func (p *page) picture(f *analyze.Finding, d *analyze.Diagnosis) {
-	name := Clean(string(f.Name))
-	verb := "opened"
-	if !f.Opened.FD.Known && f.Confidence == analyze.Possible {
-		verb = "would open"
-	}
-	left := []string{"resolved by " + person(d, f.Opened.PID)}
-	got := []string{verb + ": " + target(&f.Opened.Target)}
-	if f.Opened.FD.Known {
-		got = append(got, fmt.Sprintf("descriptor %d", f.Opened.FD.Val))
-	}
-	if same := f.Opened.SameAsFD; len(same) > 0 {
-		got = append(got, "the same as its own "+fds(same))
-	}
-	right := []string{"belongs to " + person(d, 0)}
-	meant := []string{"meant: not known"}
-	if in := f.Intended; in != nil {
-		right[0] = "belongs to " + person(d, in.PID)
-		meant[0] = "meant: " + target(&in.Target)
-		if in.FD.Known {
-			meant = append(meant, fmt.Sprintf("descriptor %d", in.FD.Val))
-		}
-		if in.Reachable != "" {
-			meant = append(meant, "readable now as "+Clean(string(in.Reachable)))
-		}
-	}
+	pic := newPicture(f, d)
+	name := pic.name
+	left, got := []string{pic.opened.who}, pic.opened.lines()
+	right, meant := []string{pic.meant.who}, pic.meant.lines()
 	const gap = 4
 	wl, wr := widest(left, got), widest(right, meant)
 	if p.st.Width > 0 && 4+wl+gap+wr > p.st.Width {
@@ -195,6 +188,36 @@ func (p *page) picture(f *analyze.Finding, d *analyze.Diagnosis) {
 	p.line(stem)
 	p.line("  " + pad("  v", span) + "  v")
 	p.columns(got, meant, span)
+}
+
+// tables shows the descriptors of the two processes, below the picture.
+func (p *page) tables(f *analyze.Finding, d *analyze.Diagnosis) {
+	s := newScenery(f, d, p.more.Descriptors)
+	left, right := s.left.lines(), s.right.lines()
+	if wl := widest(left); p.st.Width == 0 || 2+wl+4+widest(right) <= p.st.Width {
+		p.columns(left, right, wl+4)
+	} else {
+		p.columns(left, nil, 0)
+		p.line("")
+		p.columns(right, nil, 0)
+	}
+	p.line("")
+}
+
+// timeline shows the calls around the opening of the file.
+func (p *page) timeline(f *analyze.Finding) {
+	lines := timelineText(timeline(f, p.more.Excerpt.Calls()))
+	if len(lines) == 0 {
+		return
+	}
+	p.line("  The calls around it, and when they were made, from the opening on")
+	for _, l := range lines {
+		if p.st.Width > 0 {
+			l = cut(l, p.st.Width-2)
+		}
+		p.line("  " + l)
+	}
+	p.line("")
 }
 
 func (p *page) columns(l, r []string, span int) {
@@ -248,15 +271,7 @@ func target(t *event.Target) string {
 }
 
 func (p *page) stack(s analyze.Stack, d *analyze.Diagnosis) {
-	who := "the debugger"
-	if d.Debugger != nil && d.Debugger.Comm != "" {
-		who = Clean(string(d.Debugger.Comm))
-	}
-	stopped := ""
-	if s.StoppedUS > 0 {
-		stopped = fmt.Sprintf(" (stopped for %s to read it)", duration(s.StoppedUS))
-	}
-	p.head(fmt.Sprintf("Backtrace of thread %d of %s%s", s.TID, who, stopped))
+	p.head(stackTitle(&s, d))
 	suspicious := map[event.Text]bool{}
 	for _, f := range d.Findings {
 		suspicious[f.Name] = true
@@ -265,7 +280,7 @@ func (p *page) stack(s analyze.Stack, d *analyze.Diagnosis) {
 		number := pad(fmt.Sprintf("#%d", i), 4)
 		p.hang("  "+number, "          ", frame(&f))
 		for _, str := range f.Strings {
-			text := fmt.Sprintf("holds %s (at %s, on the stack at %s)", Clean(string(str.Text)), str.Addr, str.Slot)
+			text := holds(&str)
 			if suspicious[str.Text] && p.st.Width == 0 {
 				text = p.st.paint(yellow, text)
 			}
@@ -275,6 +290,23 @@ func (p *page) stack(s analyze.Stack, d *analyze.Diagnosis) {
 	if s.Error != "" {
 		p.para("  ", "The backtrace ends here: "+Clean(s.Error))
 	}
+}
+
+func stackTitle(s *analyze.Stack, d *analyze.Diagnosis) string {
+	who := "the debugger"
+	if d.Debugger != nil && d.Debugger.Comm != "" {
+		who = Clean(string(d.Debugger.Comm))
+	}
+	stopped := ""
+	if s.StoppedUS > 0 {
+		stopped = fmt.Sprintf(" (stopped for %s to read it)", duration(s.StoppedUS))
+	}
+	return fmt.Sprintf("Backtrace of thread %d of %s%s", s.TID, who, stopped)
+}
+
+// holds says which name a frame has on its part of the stack.
+func holds(s *event.FrameString) string {
+	return fmt.Sprintf("holds %s (at %s, on the stack at %s)", Clean(string(s.Text)), s.Addr, s.Slot)
 }
 
 // frame is a frame as gdb shows it: 0x… in function () at file:line, or from
@@ -306,10 +338,24 @@ func frame(f *event.Frame) string {
 	return s
 }
 
-// remedies writes what can be done, each remedy once, commands alone on their
-// lines.
-// remedies writes what to do about all findings, each once.
-func (p *page) remedies(d *analyze.Diagnosis) {
+// remedies writes what can be done, commands alone on their lines.
+func (p *page) remedies(all []analyze.Remedy) {
+	for i, r := range all {
+		if i == 0 {
+			p.head("What to do")
+		}
+		if r.Command == "" {
+			p.item("-", Clean(string(r.Text)))
+			continue
+		}
+		// Not wrapped: it is to be copied.
+		p.line("  - " + p.st.paint(bold, Clean(string(r.Command))))
+		p.para("    ", Clean(string(r.Text)))
+	}
+}
+
+// remedies gives what can be done about all findings, each remedy once.
+func remedies(d *analyze.Diagnosis) []analyze.Remedy {
 	seen := map[analyze.Remedy]bool{}
 	var all []analyze.Remedy
 	for _, f := range d.Findings {
@@ -324,22 +370,7 @@ func (p *page) remedies(d *analyze.Diagnosis) {
 			}
 		}
 	}
-	p.remedyList(all)
-}
-
-func (p *page) remedyList(all []analyze.Remedy) {
-	if len(all) > 0 {
-		p.head("What to do")
-	}
-	for _, r := range all {
-		if r.Command == "" {
-			p.item("-", Clean(string(r.Text)))
-			continue
-		}
-		// Not wrapped: it is to be copied.
-		p.line("  - " + p.st.paint(bold, Clean(string(r.Command))))
-		p.para("    ", Clean(string(r.Text)))
-	}
+	return all
 }
 
 // duration is a time in microseconds in words.

@@ -48,7 +48,7 @@ Exit codes: 0 nothing wrong found, 1 findings, 2 could not look.`,
 	root.SetErr(a.err)
 	root.PersistentFlags().StringVar(&a.color, "color", "auto", "color the output: auto, always or never (also: NO_COLOR)")
 	complete(root, "color", "auto", "always", "never")
-	root.AddCommand(a.explain(), a.ps(), a.trace(), a.table(), a.repair(), a.guard(), a.preflight(), a.doctor(), a.man())
+	root.AddCommand(a.explain(), a.ps(), a.trace(), a.table(), a.report(), a.repair(), a.guard(), a.preflight(), a.doctor(), a.man())
 	return root
 }
 

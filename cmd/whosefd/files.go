@@ -8,6 +8,7 @@ import (
 	"github.com/klauspost/compress/gzip"
 	"io"
 	"os"
+	"path/filepath"
 	"runtime/debug"
 	"strings"
 	"time"
@@ -183,6 +184,49 @@ func createOutput(name string) (*os.File, error) {
 		return nil, err
 	}
 	return f, nil
+}
+
+// checkOutput says whether replaceOutput could write a file, as far as that can be
+// seen without doing it.
+func checkOutput(name string) error {
+	switch st, err := os.Lstat(name); {
+	case err == nil && st.Mode()&os.ModeSymlink != 0:
+		return fmt.Errorf("%s: is a symbolic link", name)
+	case err == nil && st.IsDir():
+		return fmt.Errorf("%s: is a directory", name)
+	case err == nil && !st.Mode().IsRegular():
+		return fmt.Errorf("%s: not a regular file", name)
+	case err != nil && !errors.Is(err, os.ErrNotExist):
+		return err
+	}
+	_, err := os.Stat(filepath.Dir(name))
+	return err
+}
+
+// replaceOutput writes a file that only its owner can read, whole or not at
+// all: under another name, which then takes the place of name. Like
+// createOutput it follows no symbolic link and replaces nothing but a regular
+// file.
+func replaceOutput(name string, data []byte) (err error) {
+	if err := checkOutput(name); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.Remove(f.Name()))
+		}
+	}()
+	if _, err := f.Write(data); err != nil {
+		return errors.Join(err, f.Close())
+	}
+	if err := f.Close(); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), name)
 }
 
 // recorder writes events to a file, compressed if its name ends in .gz or .zst.

@@ -1,0 +1,148 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"whosefd/analyze"
+	"whosefd/analyze/report"
+	"whosefd/tracer/event"
+)
+
+// reportFlags say what a report is like.
+type reportFlags struct {
+	format, output string
+	which          []string
+	calls          int
+}
+
+func (a *app) report() *cobra.Command {
+	var (
+		t          target
+		f          reportFlags
+		inferiors  []string
+		debuginfod bool
+	)
+	cmd := &cobra.Command{
+		Use:   "report [PID | NAME | FILE] -o FILE",
+		Short: "Write a report to hand on: a page, or text for a bug tracker",
+		Long: `Writes what explain finds, with the evidence, so that it can be handed to
+somebody else: the verdict, a picture of the two processes, the calls around the
+finding, the backtrace, the tables, and what to do. The page is one file that
+needs no network. As markdown it is a bug report to be pasted into a tracker.
+
+A FILE is a recording made with trace -o or explain -o; "-" is standard input.
+With a process, or without an argument, the running debugger is looked at, as
+explain does; such a report has no list of calls.`,
+		Args: cobra.MaximumNArgs(1),
+		PreRunE: func(cmd *cobra.Command, _ []string) error {
+			if !cmd.Flags().Changed("format") {
+				f.format = formatOf(f.output)
+			}
+			return f.check(a)
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			an := analyze.New()
+			c := &report.Case{Excerpt: analyze.NewExcerpt(f.calls), Tables: analyze.NewTables(analyze.Filter{}), Descriptors: an.Table, Tool: tool()}
+			add := func(ev event.Event) {
+				mark := an.Add(ev)
+				c.Tables.Add(ev, mark)
+				c.Excerpt.Add(ev, mark)
+			}
+			if len(args) == 1 && t.pid == "" && (args[0] == "-" || isFile(args[0])) {
+				if err := readRecording(a, args[0], add); err != nil {
+					return err
+				}
+			} else {
+				events, err := a.evidence(&t, args, inferiors, debuginfod)
+				if err != nil {
+					return err
+				}
+				for _, ev := range events {
+					add(ev)
+				}
+			}
+			c.Diagnosis = an.Diagnosis()
+			if err := f.write(a, c); err != nil {
+				return err
+			}
+			return findingsExit(c.Diagnosis)
+		},
+	}
+	t.flag(cmd)
+	formatFlag(cmd, &f.format, "html", "markdown", "text", "csv")
+	cmd.Flags().StringVarP(&f.output, "output", "o", "", "write to this file; it is made for its owner only")
+	cmd.Flags().StringSliceVar(&f.which, "show", nil, "of csv, which table: calls, summary, fds (default: all)")
+	complete(cmd, "show", "calls", "summary", "fds")
+	cmd.Flags().IntVar(&f.calls, "calls", analyze.DefaultExcerpt, "keep at most this many calls: the first, the last, and those around what was found")
+	cmd.Flags().StringSliceVar(&inferiors, "inferior", nil, "a process that the debugger looks at, where it is not its tracer")
+	cmd.Flags().BoolVar(&debuginfod, "debuginfod", a.getenv("DEBUGINFOD_URLS") != "", "ask the servers in DEBUGINFOD_URLS for names of functions")
+	return cmd
+}
+
+// check looks at what can be seen to be wrong before any work is done.
+func (f *reportFlags) check(a *app) error {
+	if _, err := tableNames(f.which); err != nil {
+		return err
+	}
+	switch {
+	case len(f.which) > 1:
+		return errors.New("--show: one table, or all")
+	case len(f.which) > 0 && f.format != "csv":
+		return errors.New("--show is for --format csv")
+	case f.calls < 0:
+		return fmt.Errorf("--calls %d: below zero", f.calls)
+	case f.output == "" && f.format == "html" && a.terminal(a.out) > 0:
+		return errors.New("a page is no good on a terminal: give -o FILE, or --format text")
+	case f.output == "":
+		return nil
+	}
+	return checkOutput(f.output)
+}
+
+// formatOf is the format that a file's name asks for.
+func formatOf(name string) string {
+	switch strings.ToLower(filepath.Ext(name)) {
+	case ".md", ".markdown":
+		return "markdown"
+	case ".csv":
+		return "csv"
+	case ".txt":
+		return "text"
+	}
+	return "html"
+}
+
+// write writes the report where it is to go.
+func (f *reportFlags) write(a *app, c *report.Case) error {
+	if f.output == "" {
+		return f.render(a.out, c, a.style(a.out))
+	}
+	var buf bytes.Buffer
+	if err := f.render(&buf, c, report.Style{}); err != nil {
+		return err
+	}
+	return replaceOutput(f.output, buf.Bytes())
+}
+
+func (f *reportFlags) render(w io.Writer, c *report.Case, st report.Style) error {
+	switch f.format {
+	case "markdown":
+		return report.Markdown(w, c)
+	case "text":
+		return report.CaseText(w, c, st)
+	case "csv":
+		table := ""
+		if len(f.which) > 0 {
+			table = f.which[0]
+		}
+		return report.CaseCSV(w, c, table)
+	}
+	return report.HTML(w, c)
+}
