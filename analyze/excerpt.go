@@ -30,12 +30,12 @@ type Excerpt struct {
 	inferiors map[event.PID]event.Process
 
 	limit int
-	kept  []ExcerptRow // of the older calls
+	kept  []*ExcerptRow // of the older calls
 	// first and near are how many more of the first calls, and of those near to
 	// one of interest, may be kept when they are old.
 	first, near int
 	// recent is a ring: count of them from head on. It may fill the limit.
-	recent      []ExcerptRow
+	recent      []*ExcerptRow
 	head, count int
 	spans       []span
 }
@@ -85,7 +85,7 @@ func (e *Excerpt) call(ev *event.Syscall, mark Mark) {
 	if mark != (Mark{}) || ofInterest(ev) {
 		e.interest(e.Total)
 	}
-	row := ExcerptRow{CallRow{Call: *ev, Mark: mark}, e.Total}
+	row := &ExcerptRow{CallRow{Call: *ev, Mark: mark}, e.Total}
 	c := &row.Call
 	c.Target, c.Counterpart, c.Data = cloneTarget(ev.Target), slices.Clone(ev.Counterpart), slices.Clone(ev.Data)
 	if ev.Rewritten != nil {
@@ -107,7 +107,7 @@ func (e *Excerpt) call(ev *event.Syscall, mark Mark) {
 // the first, or near to one of interest: those were all seen by then.
 func (e *Excerpt) retire() {
 	row := e.recent[e.head]
-	e.recent[e.head] = ExcerptRow{}
+	e.recent[e.head] = nil
 	e.head, e.count = (e.head+1)%len(e.recent), e.count-1
 	for len(e.spans) > 0 && e.spans[0].to < row.Number {
 		e.spans = e.spans[1:]
@@ -148,8 +148,8 @@ func ofInterest(ev *event.Syscall) bool {
 }
 
 // Calls gives the calls that were kept, in the order of the recording.
-func (e *Excerpt) Calls() []ExcerptRow {
-	rows := append(make([]ExcerptRow, 0, len(e.kept)+e.count), e.kept...)
+func (e *Excerpt) Calls() []*ExcerptRow {
+	rows := append(make([]*ExcerptRow, 0, len(e.kept)+e.count), e.kept...)
 	for i := range e.count {
 		rows = append(rows, e.recent[(e.head+i)%len(e.recent)])
 	}

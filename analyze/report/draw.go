@@ -6,6 +6,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/olekukonko/tablewriter"
 	"github.com/olekukonko/tablewriter/renderer"
@@ -90,15 +91,27 @@ func (t *table) csv(w io.Writer) error {
 }
 
 // formulaSafe keeps a spreadsheet from running a text as a formula: an
-// apostrophe before it makes it a text there. Plain numbers are left alone.
+// apostrophe before it makes it a text there. What some spreadsheets skip before
+// a formula (blanks, tabs, line ends) or take for its signs (their wide forms)
+// is no way around it. Plain numbers are left alone.
 func formulaSafe(s string) string {
-	if s == "" || !strings.ContainsRune("=+-@", rune(s[0])) {
+	begin := strings.TrimLeft(s, " \t\r\n")
+	if begin == "" || begin == s && !strings.ContainsAny(firstRune(s), "=+-@＝＋－＠") {
+		return s
+	}
+	if begin != s && !strings.ContainsAny(firstRune(begin), "=+-@＝＋－＠") && !strings.ContainsAny(s[:1], "\t\r\n") {
 		return s
 	}
 	if s[0] == '-' && strings.Trim(s[1:], "0123456789.") == "" && s != "-" {
 		return s
 	}
 	return "'" + s
+}
+
+// firstRune is the first character of a text.
+func firstRune(s string) string {
+	_, n := utf8.DecodeRuneInString(s)
+	return s[:n]
 }
 
 func (t *table) options(r tw.Renderer) []tablewriter.Option {

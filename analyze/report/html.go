@@ -249,7 +249,7 @@ func commandLine(args []event.Text) string {
 	return strings.Join(words, " ")
 }
 
-func (c *Case) htmlFinding(i int, calls []analyze.ExcerptRow) htmlFinding {
+func (c *Case) htmlFinding(i int, calls []*analyze.ExcerptRow) htmlFinding {
 	d := c.Diagnosis
 	f := &d.Findings[i]
 	h := htmlFinding{

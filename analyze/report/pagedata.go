@@ -3,6 +3,7 @@ package report
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -24,6 +25,8 @@ type pageColumn struct {
 	Kind   string          `json:"kind"`
 	Pick   string          `json:"pick,omitempty"`
 	Values json.RawMessage `json:"v"`
+	// filled: some row has something here.
+	filled bool
 }
 
 func newColumns(cols ...pageColumn) []pageColumn {
@@ -34,6 +37,7 @@ func newColumns(cols ...pageColumn) []pageColumn {
 }
 
 func (c *pageColumn) add(n int64) {
+	c.filled = c.filled || c.Kind != "text" || n != 0
 	if len(c.Values) > 1 {
 		c.Values = append(c.Values, ',')
 	}
@@ -62,10 +66,12 @@ type pageTable struct {
 	Focus *int       `json:"focus,omitempty"`
 }
 
+// close ends the columns, and leaves out those in which no row has anything.
 func (t *pageTable) close() {
 	for i := range t.Cols {
 		t.Cols[i].Values = append(t.Cols[i].Values, ']')
 	}
+	t.Cols = slices.DeleteFunc(t.Cols, func(c pageColumn) bool { return t.Rows > 0 && !c.filled })
 }
 
 // texts is the list of texts. They are clean.
@@ -85,7 +91,7 @@ func (t *texts) of(s string) int64 {
 
 // pageData gives the tables as JSON that is fit for a script element: the
 // encoder escapes <, > and &, and there are no control characters.
-func pageData(c *Case, calls []analyze.ExcerptRow) ([]byte, error) {
+func pageData(c *Case, calls []*analyze.ExcerptRow) ([]byte, error) {
 	tx := &texts{place: map[string]int64{"": 0}, list: []string{""}}
 	focus := -1
 	if len(c.Diagnosis.Findings) > 0 {
@@ -104,15 +110,15 @@ func pageData(c *Case, calls []analyze.ExcerptRow) ([]byte, error) {
 	return b, nil
 }
 
-func callData(tx *texts, calls []analyze.ExcerptRow, focus int) pageTable {
+func callData(tx *texts, calls []*analyze.ExcerptRow, focus int) pageTable {
 	t := pageTable{Name: "calls", Rows: len(calls), Cols: newColumns(
-		pageColumn{Name: "#", Kind: "int"}, pageColumn{Name: "time", Kind: "time"}, pageColumn{Name: "thread", Kind: "int", Pick: "all threads"},
+		pageColumn{Name: "#", Kind: "int"}, pageColumn{Name: "time, s", Kind: "time"}, pageColumn{Name: "thread", Kind: "int", Pick: "all threads"},
 		pageColumn{Name: "call", Kind: "text", Pick: "all calls"}, pageColumn{Name: "on", Kind: "text"}, pageColumn{Name: "result", Kind: "text"},
 		pageColumn{Name: "duration", Kind: "us"}, pageColumn{Name: "mark", Kind: "text", Pick: "marked or not"},
 	)}
 	next := int64(1)
 	for i := range calls {
-		r := &calls[i]
+		r := calls[i]
 		if r.Number > next {
 			t.Gaps = append(t.Gaps, [2]int64{int64(i), r.Number - next})
 		}
@@ -158,7 +164,7 @@ func summaryData(tx *texts, rows []analyze.SummaryRow) pageTable {
 func descriptorData(tx *texts, rows []analyze.FDRow) pageTable {
 	t := pageTable{Name: "descriptors", Rows: len(rows), Cols: newColumns(
 		pageColumn{Name: "fd", Kind: "int"}, pageColumn{Name: "target", Kind: "text"}, pageColumn{Name: "made by", Kind: "text"},
-		pageColumn{Name: "name", Kind: "text"}, pageColumn{Name: "opened", Kind: "time"}, pageColumn{Name: "closed", Kind: "time"},
+		pageColumn{Name: "name", Kind: "text"}, pageColumn{Name: "opened, s", Kind: "time"}, pageColumn{Name: "closed, s", Kind: "time"},
 		pageColumn{Name: "reads", Kind: "int"}, pageColumn{Name: "bytes", Kind: "int"}, pageColumn{Name: "read time", Kind: "us"},
 		pageColumn{Name: "whose", Kind: "text", Pick: "whoever's"}, pageColumn{Name: "note", Kind: "text"},
 	)}

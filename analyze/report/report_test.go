@@ -355,7 +355,8 @@ func TestClean(t *testing.T) {
 }
 
 func TestFormulaSafe(t *testing.T) {
-	for in, want := range map[string]string{"=1+1": "'=1+1", "@x": "'@x", "+1": "'+1", "-x": "'-x", "-": "'-", "-1": "-1", "-1.5": "-1.5", "a=b": "a=b", "": ""} {
+	for in, want := range map[string]string{"=1+1": "'=1+1", "@x": "'@x", "+1": "'+1", "-x": "'-x", "-": "'-", "-1": "-1", "-1.5": "-1.5", "a=b": "a=b", "": "",
+		"\t=1": "'\t=1", "\rx": "'\rx", " =1": "' =1", " x": " x", "\n@": "'\n@", "＝1": "'＝1", "−385 µs": "−385 µs", "é": "é", " ": " "} {
 		if got := formulaSafe(in); got != want {
 			t.Errorf("%q: %q, want %q", in, got, want)
 		}
@@ -395,7 +396,7 @@ func FuzzReports(f *testing.F) {
 		f.Add(b)
 	}
 	f.Fuzz(func(t *testing.T, in []byte) {
-		a, tables := analyze.New(), analyze.NewTables(analyze.Filter{})
+		a, tables, excerpt := analyze.New(), analyze.NewTables(analyze.Filter{}), analyze.NewExcerpt(50)
 		var out bytes.Buffer
 		live := NewLive(&out, Style{Width: 70})
 		r := event.NewReader(bytes.NewReader(in))
@@ -406,6 +407,7 @@ func FuzzReports(f *testing.F) {
 			}
 			mark := a.Add(ev)
 			tables.Add(ev, mark)
+			excerpt.Add(ev, mark)
 			if c, ok := ev.(*event.Syscall); ok {
 				if err := live.Add(c, mark); err != nil {
 					t.Fatal(err)
@@ -429,6 +431,15 @@ func FuzzReports(f *testing.F) {
 		if err := JSON(&out, d); err != nil {
 			t.Fatal(err)
 		}
+		c := caseOf(a, tables, excerpt)
+		if err := CaseText(&out, c, Style{Width: 60}); err != nil {
+			t.Fatal(err)
+		}
+		if err := CaseCSV(&out, c, ""); err != nil {
+			t.Fatal(err)
+		}
 		harmless(t, "output", out.Bytes())
+		checkPage(t, c)
+		checkMarkdown(t, c)
 	})
 }

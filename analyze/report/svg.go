@@ -71,7 +71,8 @@ func (s *scenery) svg(sh sheet, id string) template.HTML {
 
 // words are the picture for somebody who does not see it.
 func (s *scenery) words() string {
-	return fmt.Sprintf("%s; %s. %s; %s.", s.opened.who, strings.Join(s.opened.lines(), ", "), s.meant.who, strings.Join(s.meant.lines(), ", "))
+	return fmt.Sprintf("%s is resolved by %s; %s. It belongs to %s; %s.", s.name, strings.TrimPrefix(s.opened.who, "resolved by "), strings.Join(s.opened.lines(), ", "),
+		strings.TrimPrefix(s.meant.who, "belongs to "), strings.Join(s.meant.lines(), ", "))
 }
 
 func (t *fdTable) height() int {
@@ -190,9 +191,12 @@ func cutFront(s string, n int) string {
 	if !strings.HasPrefix(s, "/") {
 		return cut(s, n)
 	}
-	for width(s) > n-1 {
-		_, size := utf8.DecodeRuneInString(s)
-		s = s[size:]
+	from, cols := len(s), 0
+	for {
+		r, size := utf8.DecodeLastRuneInString(s[:from])
+		if cols += width(string(r)); cols > n-1 {
+			return "…" + s[from:]
+		}
+		from -= size
 	}
-	return "…" + s
 }

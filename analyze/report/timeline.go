@@ -35,7 +35,7 @@ type moment struct {
 
 // timeline gives the calls around the one by which the file of a finding was
 // opened; none if that call is not among the rows.
-func timeline(f *analyze.Finding, rows []analyze.ExcerptRow) []moment {
+func timeline(f *analyze.Finding, rows []*analyze.ExcerptRow) []moment {
 	at := opening(f, rows)
 	if at < 0 {
 		return nil
@@ -58,7 +58,7 @@ func timeline(f *analyze.Finding, rows []analyze.ExcerptRow) []moment {
 	opened := rows[at].Call.T
 	var out []moment
 	for i, n := range show {
-		r := &rows[n]
+		r := rows[n]
 		m := moment{number: r.Number, cells: callCells(&r.Call, r.Mark), tid: strconv.Itoa(int(r.Call.TID)), role: roles[n], since: since(r.Call.T - opened)}
 		if s := dataText(&r.Call); s != "" {
 			m.result += " " + s
@@ -73,7 +73,7 @@ func timeline(f *analyze.Finding, rows []analyze.ExcerptRow) []moment {
 
 // opening finds the call that opened the file of a finding: the last one by
 // that name that led to that file, or failed as it did.
-func opening(f *analyze.Finding, rows []analyze.ExcerptRow) int {
+func opening(f *analyze.Finding, rows []*analyze.ExcerptRow) int {
 	for i := len(rows) - 1; i >= 0; i-- {
 		c := &rows[i].Call
 		if c.Path != f.Name || c.PID != f.Opened.PID {
@@ -93,7 +93,7 @@ func opening(f *analyze.Finding, rows []analyze.ExcerptRow) int {
 // namesRead finds the calls before the opening by which the debugger read the
 // name out of the inferior's memory, often 8 bytes at a time, and gives the
 // first of them.
-func namesRead(f *analyze.Finding, rows []analyze.ExcerptRow, at int, roles map[int]string) (first int) {
+func namesRead(f *analyze.Finding, rows []*analyze.ExcerptRow, at int, roles map[int]string) (first int) {
 	first = at
 	rest := []byte(f.Name)
 	ends := true // the piece that holds the name's end, and the NUL behind it, comes first
@@ -132,7 +132,7 @@ func namesRead(f *analyze.Finding, rows []analyze.ExcerptRow, at int, roles map[
 
 // readsOf finds the reads of the file that was opened, up to its closing, and
 // gives the last call of interest.
-func readsOf(rows []analyze.ExcerptRow, at int, roles map[int]string) (last int) {
+func readsOf(rows []*analyze.ExcerptRow, at int, roles map[int]string) (last int) {
 	last = at
 	open := &rows[at].Call
 	if !open.Ret.Known || open.Errno != "" {

@@ -5,7 +5,7 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const texts = data.texts;
   const lower = texts.map((s) => s.toLowerCase());
-  const pageRows = 100;
+  const pageRows = 50;
   let ranks = null; // place of each text in alphabetical order
 
   const el = (name, props, ...children) => {
