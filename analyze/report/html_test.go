@@ -222,7 +222,7 @@ func TestPagePicture(t *testing.T) {
 		}
 	}
 	for scene, want := range map[string]string{
-		"closed": "mapped in its memory; its descriptor 4 is not that file now", "error": "ENOENT", "no-list": "not in the evidence",
+		"closed": "in its memory; descriptor 4 is not that file now", "error": "ENOENT", "no-list": "not in the evidence",
 	} {
 		if page := checkPage(t, caseWith(100, all[scene])); !strings.Contains(page, want) {
 			t.Errorf("%s: no %q", scene, want)
@@ -469,7 +469,7 @@ func TestCutFront(t *testing.T) {
 		n    int
 		want string
 	}{
-		{"/usr/lib/x.so", 20, "/usr/lib/x.so"}, {"/usr/lib/x.so", 6, "…/x.so"}, {"pipe:[123456]", 8, "pipe:[1…"}, {"/漢漢漢漢", 5, "…漢漢"}, {"/a", 0, "/a"}, {"", 3, ""},
+		{"/usr/lib/x.so", 20, "/usr/lib/x.so"}, {"/usr/lib/x.so", 6, "…/x.so"}, {"/usr/lib/library.so", 15, "…/library.so"}, {"/a/verylongname.so", 10, "…ngname.so"}, {"pipe:[123456]", 8, "pipe:[1…"}, {"/漢漢漢漢", 5, "…漢漢"}, {"/a", 0, "/a"}, {"", 3, ""},
 	} {
 		if got := cutFront(tc.in, tc.n); got != tc.want {
 			t.Errorf("cutFront(%q, %d) = %q, want %q", tc.in, tc.n, got, tc.want)

@@ -101,7 +101,7 @@ func pageData(c *Case, calls []*analyze.ExcerptRow) ([]byte, error) {
 		Texts  []string    `json:"texts"`
 		Tables []pageTable `json:"tables"`
 	}
-	data.Tables = []pageTable{callData(tx, calls, focus), summaryData(tx, c.Tables.Summary()), descriptorData(tx, c.Tables.Descriptors())}
+	data.Tables = []pageTable{callData(tx, calls, focus), summaryData(tx, c.Tables.Summary()), descriptorData(tx, c)}
 	data.Texts = tx.list
 	b, err := json.Marshal(data)
 	if err != nil {
@@ -161,7 +161,8 @@ func summaryData(tx *texts, rows []analyze.SummaryRow) pageTable {
 	return t
 }
 
-func descriptorData(tx *texts, rows []analyze.FDRow) pageTable {
+func descriptorData(tx *texts, c *Case) pageTable {
+	rows := c.Tables.Descriptors()
 	t := pageTable{Name: "descriptors", Rows: len(rows), Cols: newColumns(
 		pageColumn{Name: "fd", Kind: "int"}, pageColumn{Name: "target", Kind: "text"}, pageColumn{Name: "made by", Kind: "text"},
 		pageColumn{Name: "name", Kind: "text"}, pageColumn{Name: "opened, s", Kind: "time"}, pageColumn{Name: "closed, s", Kind: "time"},
@@ -184,26 +185,48 @@ func descriptorData(tx *texts, rows []analyze.FDRow) pageTable {
 		t.Cols[7].addOpt(r.Bytes != 0, r.Bytes)
 		t.Cols[8].addOpt(r.ReadUS > 0, r.ReadUS)
 		t.Cols[9].add(tx.of(whose(r.Whose)))
-		t.Cols[10].add(tx.of(descriptorNote(r)))
+		t.Cols[10].add(tx.of(descriptorNote(r, c)))
 	}
 	t.close()
 	return t
 }
 
 // descriptorNote says of a descriptor what its other cells do not.
-func descriptorNote(r *analyze.FDRow) string {
+func descriptorNote(r *analyze.FDRow, c *Case) string {
 	var words []string
+	if m := markText(analyze.Mark{Rule: r.Rule, Effect: r.Effect}); m != "" {
+		words = append(words, m)
+	} else if s := foundNote(r, c.Diagnosis); s != "" {
+		words = append(words, s)
+	}
 	if r.Waiting {
 		words = append(words, "a read of it has not ended")
 	}
 	if r.Gone {
 		words = append(words, "closed unseen")
 	}
-	if !r.Opened.Known && r.Call == "" && r.Count == 0 {
+	if c.Excerpt.Total > 0 && !r.Opened.Known && r.Call == "" && r.Count == 0 {
 		words = append(words, "there before")
 	}
-	if m := markText(analyze.Mark{Rule: r.Rule, Effect: r.Effect}); m != "" {
-		words = append(words, m)
-	}
 	return strings.Join(words, "; ")
+}
+
+// foundNote says that an open descriptor is the file of a finding.
+func foundNote(r *analyze.FDRow, d *analyze.Diagnosis) string {
+	if r.Target == nil || r.Closed.Known || r.Gone {
+		return ""
+	}
+	for i := range d.Findings {
+		f := &d.Findings[i]
+		if r.PID != f.Opened.PID || !r.Target.Same(f.Opened.Target) {
+			continue
+		}
+		if f.Opened.FD.Is(r.FD) {
+			return markText(analyze.Mark{Rule: f.Rule, Effect: f.Effect})
+		}
+		if f.Opened.FD.Known {
+			return fmt.Sprintf("same file as %d", f.Opened.FD.Val)
+		}
+	}
+	return ""
 }

@@ -157,9 +157,9 @@ func inferiorTable(f *analyze.Finding, d *analyze.Diagnosis, of func(event.PID) 
 		}
 		t.rows = append(t.rows, r)
 		if n := decode.ClassifyName(string(f.Name)); !in.FD.Known && (n.Kind == decode.SelfFD || n.Kind == decode.PIDFD) {
-			t.note = fmt.Sprintf("mapped in its memory; its descriptor %d is not that file now", n.FD)
+			t.note = fmt.Sprintf("in its memory; descriptor %d is not that file now", n.FD)
 		} else if !in.FD.Known {
-			t.note = "mapped in its memory"
+			t.note = "in its memory"
 		}
 	}
 	t.shorten()

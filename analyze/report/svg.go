@@ -25,7 +25,7 @@ type sheet struct {
 
 // The two layouts. The page shows the one that fits.
 var (
-	wideSheet = sheet{class: "wide", width: 960, box: 410, left: 0, right: 550, openedX: 472, meantX: 488, char: 7.25, fd: 34, access: 44, to: 78}
+	wideSheet = sheet{class: "wide", width: 960, box: 388, left: 0, right: 572, openedX: 472, meantX: 488, char: 7.25, fd: 34, access: 44, to: 78}
 	slimSheet = sheet{class: "slim", width: 360, box: 332, left: 27, right: 27, stacked: true, openedX: 18, meantX: 7, char: 6.65, fd: 28, access: 37, to: 64}
 )
 
@@ -195,6 +195,9 @@ func cutFront(s string, n int) string {
 	for {
 		r, size := utf8.DecodeLastRuneInString(s[:from])
 		if cols += width(string(r)); cols > n-1 {
+			if slash := strings.IndexByte(s[from:], '/'); slash > 0 && slash < (len(s)-from)/2 {
+				from += slash // whole names, if that does not cost much
+			}
 			return "…" + s[from:]
 		}
 		from -= size
