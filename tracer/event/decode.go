@@ -161,6 +161,8 @@ func (p *callParser) targetField(key []byte, t *Target, f *seen) bool {
 		return f.first(2) && integer(p, &t.Dev)
 	case "ino":
 		return f.first(3) && integer(p, &t.Ino)
+	case "serial":
+		return f.first(7) && integer(p, &t.Serial)
 	case "error":
 		return f.first(4) && p.str(&t.Error)
 	}

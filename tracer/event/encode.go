@@ -100,6 +100,9 @@ func appendTarget(b []byte, t *Target) (_ []byte, ok bool) {
 	if t.Ino != 0 {
 		b = strconv.AppendUint(append(b, `,"ino":`...), t.Ino, 10)
 	}
+	if t.Serial != 0 {
+		b = strconv.AppendUint(append(b, `,"serial":`...), t.Serial, 10)
+	}
 	if t.Error != "" {
 		if b, ok = appendPlain(b, `,"error":`, t.Error); !ok {
 			return b, false

@@ -31,6 +31,10 @@ type (
 // (linux/fcntl.h).
 const AtFDCWD FD = -100
 
+// NoPID stands for a process that is there and whose number is not known: that
+// of a strace log in which no line names it.
+const NoPID PID = -1
+
 // Kind says what sort of file a target is.
 type Kind string
 
@@ -57,20 +61,33 @@ type Target struct {
 	// Link is the text of the /proc/PID/fd link, or the path of a mapping.
 	Link Text `json:"link,omitempty"`
 	// Dev is st_dev as stat(2) gives it (makedev(3) encoding) and Ino is
-	// st_ino. Both 0: the identity is not known.
+	// st_ino. Both 0: the identity is not known. Of a pipe or socket in a strace
+	// log only the inode is.
 	Dev uint64 `json:"dev,omitempty"`
 	Ino uint64 `json:"ino,omitempty"`
+	// Serial tells files apart whose inode is not known, in a strace log without
+	// -y: within one recording, the same number is the same file. 0: not known.
+	Serial uint64 `json:"serial,omitempty"`
 	// Error is why it could not be looked at, as an errno name: ENOENT for
 	// gone, EACCES or EPERM for denied, ETIMEDOUT for a file system that did not answer.
 	Error string `json:"error,omitempty"`
 }
 
-// Identified says whether device and inode are known.
-func (t Target) Identified() bool { return t.Dev != 0 || t.Ino != 0 }
+// Identified says whether something is known by which the file can be told from
+// others.
+func (t Target) Identified() bool { return t.Dev != 0 || t.Ino != 0 || t.Serial != 0 }
 
 // Same says whether both are known to be one file. Never by the path.
 func (t Target) Same(o Target) bool {
-	return t.Identified() && o.Identified() && t.Dev == o.Dev && t.Ino == o.Ino
+	switch {
+	case t.Ino == 0 && t.Dev == 0 || o.Ino == 0 && o.Dev == 0:
+		return t.Serial != 0 && t.Serial == o.Serial
+	case t.Dev == 0 || o.Dev == 0:
+		// All pipes are on one file system of the kernel's own, all sockets on
+		// another, where no two have the same inode.
+		return t.Ino == o.Ino && t.Kind == o.Kind && (t.Kind == Pipe || t.Kind == Socket)
+	}
+	return t.Dev == o.Dev && t.Ino == o.Ino
 }
 
 // Counterpart is what the same name leads to in another process (an inferior).
@@ -272,7 +289,7 @@ type Stack struct {
 // Frame is one frame of a backtrace. Function, File and Line are absent where
 // the module has no symbols or no debug info.
 type Frame struct {
-	PC       Hex    `json:"pc"`
+	PC       Hex    `json:"pc,omitempty"` // absent in a strace log
 	Module   Text   `json:"module,omitempty"` // path in maps
 	Offset   Hex    `json:"offset,omitempty"` // PC as an address within the module's ELF file
 	Function string `json:"function,omitempty"`

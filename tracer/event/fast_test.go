@@ -62,7 +62,7 @@ func randomOpt[T comparable](r random, v T) (o Opt[T]) {
 }
 
 func (r random) target() Target {
-	t := Target{Kind: Kind(r.string()), Link: Text(r.string()), Dev: r.uint(), Ino: r.uint()}
+	t := Target{Kind: Kind(r.string()), Link: Text(r.string()), Dev: r.uint(), Ino: r.uint(), Serial: r.uint()}
 	if r.one(4) {
 		t.Dev, t.Ino, t.Error = 0, 0, r.string()
 	}
