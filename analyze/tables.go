@@ -277,6 +277,27 @@ func (t *Tables) count(ev *event.Syscall, completes bool) {
 	}
 }
 
+// AddCounted adds calls to the summary of which nothing but their number is
+// known. A filter does not choose them.
+func (t *Tables) AddCounted(c SummaryRow) {
+	if f := &t.filter; f.Findings || len(f.Calls)+len(f.Paths)+len(f.FDs)+len(f.TIDs) > 0 {
+		return
+	}
+	row := t.summary[c.Name]
+	if row == nil {
+		if len(t.summary) >= maxCallNames {
+			t.unsummed += c.Calls
+			return
+		}
+		row = &SummaryRow{Name: c.Name}
+		t.summary[c.Name] = row
+	}
+	row.Calls += c.Calls
+	row.Errors += c.Errors
+	row.TotalUS += c.TotalUS
+	row.MaxUS = max(row.MaxUS, c.MaxUS)
+}
+
 func (t *Tables) keep(ev *event.Syscall, mark Mark) {
 	row := CallRow{Call: *ev, Mark: mark}
 	row.Call.Target, row.Call.Counterpart = cloneTarget(ev.Target), slices.Clone(ev.Counterpart)

@@ -33,12 +33,12 @@ type parser struct {
 	comms        map[event.PID]event.Text
 
 	timed     bool
-	mergeable bool // the files of -ff, by their times
-	base   event.Micros // what the log calls its first time
-	now    event.Micros
-	days   event.Micros
-	serial uint64
-	kinds  map[event.Kind]*file // files of which only the kind is known
+	mergeable bool         // the files of -ff, by their times
+	base      event.Micros // what the log calls its first time
+	now       event.Micros
+	days      event.Micros
+	serial    uint64
+	kinds     map[event.Kind]*file // files of which only the kind is known
 
 	emitted int64 // system calls
 	strange strange

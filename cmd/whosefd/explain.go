@@ -21,24 +21,27 @@ func (a *app) explain() *cobra.Command {
 		debuginfod bool
 	)
 	cmd := &cobra.Command{
-		Use:   "explain [PID | NAME | FILE]",
+		Use:   "explain [PID | NAME | FILE…]",
 		Short: "Say why a debugger hangs or has the wrong symbols, with proof",
 		Long: `Looks at a running debugger once, and explains what it is blocked in and which
 library names it resolved in its own process although they belong to its
 inferior. The debugger is stopped for a moment to take its backtrace, and then
 goes on as before. Without an argument, the one debugger that is blocked in a
-read is meant. A FILE is a recording made with -o.`,
-		Args: cobra.MaximumNArgs(1),
+read is meant. A FILE is a recording made with -o, or a log of strace; of
+strace -ff give the prefix, or all files.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			an := analyze.New()
-			if len(args) == 1 && t.pid == "" && isFile(args[0]) {
+			if len(args) > 0 && t.pid == "" && isSource(args[0]) {
 				if output != "" {
 					return errors.New("-o: the evidence is in a file already")
 				}
-				if err := readRecording(a, args[0], func(ev event.Event) { an.Add(ev) }); err != nil {
+				if _, err := a.readSource(args, func(ev event.Event) { an.Add(ev) }); err != nil {
 					return err
 				}
 			} else {
+				if err := cobra.MaximumNArgs(1)(cmd, args); err != nil {
+					return err
+				}
 				events, err := a.evidence(&t, args, inferiors, debuginfod)
 				if err != nil {
 					return err

@@ -9,7 +9,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"strings"
 	"time"
 
@@ -19,43 +18,6 @@ import (
 	"whosefd/analyze/report"
 	"whosefd/tracer/event"
 )
-
-// readRecording gives each event of a recording. One that was cut off is used
-// as far as it goes, and that is said.
-func readRecording(a *app, name string, each func(event.Event)) error {
-	f, err := a.openInput(name)
-	if err != nil {
-		return err
-	}
-	defer f.close()
-	// Each event is garbage once it was looked at, and little else is kept:
-	// collecting it less often costs a few megabytes.
-	defer debug.SetGCPercent(debug.SetGCPercent(400))
-	n := 0
-	for ev, err := range event.Ahead(event.NewReader(f).Next) {
-		switch {
-		case errors.Is(err, io.EOF) && n > 0:
-			return nil
-		case errors.Is(err, io.EOF):
-			return fmt.Errorf("%s: empty: not a recording", name)
-		case n > 0 && (errors.Is(err, event.ErrCut) || errors.Is(err, io.ErrUnexpectedEOF)):
-			f.close() // its progress bar makes room
-			if errors.Is(err, io.ErrUnexpectedEOF) {
-				err = errors.New("the compressed data is cut off")
-			}
-			fmt.Fprintf(a.err, "whosefd: %s: %v; what is before it counts\n", report.Clean(name), err)
-			return nil
-		case err != nil:
-			return fmt.Errorf("%s: %w", name, err)
-		}
-		if _, ok := ev.(*event.Session); n == 0 && !ok {
-			return fmt.Errorf("%s: line 1: not a recording: it begins with a %s line, not with a session line", name, ev.Type())
-		}
-		each(ev)
-		n++
-	}
-	return nil
-}
 
 // input is a file that is read once, unpacked where it is compressed.
 type input struct {

@@ -72,7 +72,7 @@ func readBack(t *testing.T, file string) (n int, warned string, err error) {
 	t.Helper()
 	var stderr bytes.Buffer
 	a := &app{err: &stderr, terminal: func(any) int { return 0 }}
-	err = readRecording(a, file, func(event.Event) { n++ })
+	_, err = a.readSource([]string{file}, func(event.Event) { n++ })
 	return n, stderr.String(), err
 }
 

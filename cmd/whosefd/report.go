@@ -30,17 +30,17 @@ func (a *app) report() *cobra.Command {
 		debuginfod bool
 	)
 	cmd := &cobra.Command{
-		Use:   "report [PID | NAME | FILE] -o FILE",
+		Use:   "report [PID | NAME | FILE…] -o FILE",
 		Short: "Write a report to hand on: a page, or text for a bug tracker",
 		Long: `Writes what explain finds, with the evidence, so that it can be handed to
 somebody else: the verdict, a picture of the two processes, the calls around the
 finding, the backtrace, the tables, and what to do. The page is one file that
 needs no network. As markdown it is a bug report to be pasted into a tracker.
 
-A FILE is a recording made with trace -o or explain -o; "-" is standard input.
+A FILE is a recording made with trace -o or explain -o, or a log of strace; "-" is
+standard input.
 With a process, or without an argument, the running debugger is looked at, as
 explain does; such a report has no list of calls.`,
-		Args: cobra.MaximumNArgs(1),
 		PreRunE: func(cmd *cobra.Command, _ []string) error {
 			if !cmd.Flags().Changed("format") {
 				f.format = formatOf(f.output)
@@ -55,11 +55,16 @@ explain does; such a report has no list of calls.`,
 				c.Tables.Add(ev, mark)
 				c.Excerpt.Add(ev, mark)
 			}
-			if len(args) == 1 && t.pid == "" && (args[0] == "-" || isFile(args[0])) {
-				if err := readRecording(a, args[0], add); err != nil {
+			if len(args) > 0 && t.pid == "" && (args[0] == "-" || isSource(args[0])) {
+				counts, err := a.readSource(args, add)
+				if err != nil {
 					return err
 				}
+				addCounts(c.Tables, counts)
 			} else {
+				if err := cobra.MaximumNArgs(1)(cmd, args); err != nil {
+					return err
+				}
 				events, err := a.evidence(&t, args, inferiors, debuginfod)
 				if err != nil {
 					return err

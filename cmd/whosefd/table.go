@@ -46,9 +46,12 @@ func (a *app) table() *cobra.Command {
 		which  []string
 	)
 	cmd := &cobra.Command{
-		Use:   "table FILE",
-		Short: "Print the tables of a recording: calls, summary by call, descriptors",
-		Args:  cobra.ExactArgs(1),
+		Use:   "table FILE…",
+		Short: "Print the tables of a recording or a log of strace: calls, summary by call, descriptors",
+		Long: `Prints tables of a recording made with -o, or of a log of strace; of strace -ff
+give the prefix, or all files. Calls that whosefd does not decode are in the
+summary only.`,
+		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			filter, err := fl.filter()
 			if err != nil {
@@ -59,9 +62,11 @@ func (a *app) table() *cobra.Command {
 				return err
 			}
 			an, tables := analyze.New(), analyze.NewTables(filter)
-			if err := readRecording(a, args[0], func(ev event.Event) { tables.Add(ev, an.Add(ev)) }); err != nil {
+			counts, err := a.readSource(args, func(ev event.Event) { tables.Add(ev, an.Add(ev)) })
+			if err != nil {
 				return err
 			}
+			addCounts(tables, counts)
 			return a.showTables(tables, shown, report.Format(format))
 		},
 	}
