@@ -50,6 +50,7 @@ type Analyzer struct {
 	ended     bool
 	missing   []event.Text
 	dropped   int64 // facts that were not kept for lack of room
+	names     nameCache
 }
 
 // mapKey is an entry of a link_map. The loader may free an entry and make
@@ -317,7 +318,7 @@ func (a *Analyzer) open(ev *event.Syscall) Mark {
 	} else if ev.Target != nil {
 		key.dev, key.ino = ev.Target.Dev, ev.Target.Ino
 	}
-	name := decode.ClassifyName(string(ev.Path))
+	name := a.names.classify(ev.Path)
 	log := &a.plain
 	if name.Kind == decode.SelfFD || name.Kind == decode.PIDFD || name.Kind == decode.SelfLink || differs(ev) {
 		log = &a.keen

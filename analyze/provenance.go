@@ -22,6 +22,7 @@ type origin struct {
 type memoryReads struct {
 	pieces [32]piece
 	next   int
+	names  nameCache // of the files read
 }
 
 type piece struct {
@@ -38,7 +39,7 @@ func (m *memoryReads) add(ev *event.Syscall) {
 	if ev.Target == nil {
 		return
 	}
-	name := decode.ClassifyName(string(ev.Target.Link))
+	name := m.names.classify(ev.Target.Link)
 	if name.Kind != decode.PIDPath || !strings.HasSuffix(name.Link, "mem") {
 		return
 	}

@@ -76,18 +76,33 @@ type FDRow struct {
 	Effect  Effect `json:"effect,omitempty"`
 }
 
+// fdRow is a row whose place may be used for another one, with its Target.
+type fdRow struct {
+	FDRow
+	file event.Target
+}
+
+func (r *fdRow) setTarget(f *event.Target) {
+	if r.Target = nil; f != nil {
+		r.file = *f
+		r.Target = &r.file
+	}
+}
+
 // Tables gathers tables from evidence, in bounded memory.
 type Tables struct {
 	filter Filter
 
-	calls   []CallRow // a ring when full, oldest at next
+	calls   []CallRow      // a ring when full, oldest at next
+	targets []event.Target // of calls, at the same index
 	next    int
 	cut     int64
 	summary map[string]*SummaryRow
 	pending map[event.TID]waiting
 
-	open        map[fdKey]*FDRow
-	closed      []*FDRow
+	open        map[fdKey]*fdRow
+	closed      []*fdRow
+	free        []*fdRow
 	older       FDRow // the sum of closed ones that were merged
 	debugger    event.PID
 	theirs      map[ident]bool // files of inferiors
@@ -120,7 +135,7 @@ type waiting struct {
 func NewTables(f Filter) *Tables {
 	return &Tables{
 		filter: f, summary: map[string]*SummaryRow{}, pending: map[event.TID]waiting{},
-		open: map[fdKey]*FDRow{}, theirs: map[ident]bool{},
+		open: map[fdKey]*fdRow{}, theirs: map[ident]bool{},
 	}
 }
 
@@ -174,23 +189,32 @@ func (t *Tables) descriptor(ev *event.Descriptor) {
 	}
 	row := t.open[key]
 	if row != nil && (row.Target == nil || row.Target.Same(ev.Target) || !ev.Target.Identified()) {
-		row.Target = cloneTarget(&ev.Target)
+		row.setTarget(&ev.Target)
 		return
 	}
 	if row != nil {
 		t.close(key, event.Opt[event.Micros]{})
 	}
-	t.start(key, &FDRow{Target: cloneTarget(&ev.Target)})
+	t.start(key, FDRow{Target: &ev.Target})
 }
 
-func (t *Tables) start(key fdKey, row *FDRow) *FDRow {
+// start begins a row; nil where there is no room.
+func (t *Tables) start(key fdKey, row FDRow) *fdRow {
 	if len(t.open) >= maxOpenFDs {
 		t.untracked++
 		return nil
 	}
-	row.PID, row.FD = key.pid, key.fd
-	t.open[key] = row
-	return row
+	var r *fdRow
+	if n := len(t.free); n > 0 {
+		r, t.free = t.free[n-1], t.free[:n-1]
+	} else {
+		r = new(fdRow)
+	}
+	r.FDRow = row
+	r.PID, r.FD = key.pid, key.fd
+	r.setTarget(row.Target)
+	t.open[key] = r
+	return r
 }
 
 func (t *Tables) close(key fdKey, at event.Opt[event.Micros]) {
@@ -205,8 +229,7 @@ func (t *Tables) close(key fdKey, at event.Opt[event.Micros]) {
 		return
 	}
 	// Keep the marked ones, if they are not too many, and the latest.
-	var kept []*FDRow
-	marked := 0
+	kept, marked := t.closed[:0], 0
 	for i, r := range t.closed {
 		if r.Rule != "" && marked < maxFDRows/2 {
 			marked++
@@ -215,6 +238,7 @@ func (t *Tables) close(key fdKey, at event.Opt[event.Micros]) {
 			t.older.Reads += r.Reads
 			t.older.Bytes += r.Bytes
 			t.older.ReadUS += r.ReadUS
+			t.free = append(t.free, r)
 			continue
 		}
 		kept = append(kept, r)
@@ -299,16 +323,24 @@ func (t *Tables) AddCounted(c SummaryRow) {
 }
 
 func (t *Tables) keep(ev *event.Syscall, mark Mark) {
-	row := CallRow{Call: *ev, Mark: mark}
-	row.Call.Target, row.Call.Counterpart = cloneTarget(ev.Target), slices.Clone(ev.Counterpart)
-	row.Call.Data = nil
+	i := t.next
 	if len(t.calls) < MaxCallRows {
-		t.calls = append(t.calls, row)
-		return
+		if t.targets == nil {
+			t.targets = make([]event.Target, MaxCallRows)
+		}
+		i = len(t.calls)
+		t.calls = append(t.calls, CallRow{})
+	} else {
+		t.next = (t.next + 1) % len(t.calls)
+		t.cut++
 	}
-	t.calls[t.next] = row
-	t.next = (t.next + 1) % len(t.calls)
-	t.cut++
+	row := &t.calls[i]
+	row.Call, row.Mark = *ev, mark
+	row.Call.Counterpart, row.Call.Data = slices.Clone(ev.Counterpart), nil
+	if ev.Target != nil {
+		t.targets[i] = *ev.Target
+		row.Call.Target = &t.targets[i]
+	}
 }
 
 // makesFD says whether a call's result is a new descriptor.
@@ -333,13 +365,13 @@ func (t *Tables) follow(ev *event.Syscall, mark Mark, completes bool) {
 			return // dup2 of a descriptor onto itself
 		}
 		t.close(key, now)
-		r := t.start(key, &FDRow{Call: ev.Name, Name: ev.Path, Target: cloneTarget(ev.Target), Opened: now, Rule: mark.Rule, Effect: mark.Effect})
+		r := t.start(key, FDRow{Call: ev.Name, Name: ev.Path, Target: ev.Target, Opened: now, Rule: mark.Rule, Effect: mark.Effect})
 		if from := t.open[fdKey{ev.PID, ev.FD.Val}]; r != nil && ev.FD.Known && from != nil {
 			if r.Name == "" {
 				r.Name = from.Name
 			}
 			if r.Target == nil {
-				r.Target = cloneTarget(from.Target)
+				r.setTarget(from.Target)
 			}
 			if r.Rule == "" {
 				r.Rule, r.Effect = from.Rule, from.Effect
@@ -355,7 +387,7 @@ func (t *Tables) follow(ev *event.Syscall, mark Mark, completes bool) {
 	case decode.ClassClose:
 		if !ev.Unfinished && ev.Errno != "EBADF" {
 			if t.open[key] == nil {
-				t.start(key, &FDRow{Target: cloneTarget(ev.Target)})
+				t.start(key, FDRow{Target: ev.Target})
 			}
 			t.close(key, now)
 		}
@@ -371,11 +403,11 @@ func (t *Tables) read(ev *event.Syscall, key fdKey, completes bool) {
 		r = nil
 	}
 	if r == nil {
-		if r = t.start(key, &FDRow{Target: cloneTarget(ev.Target)}); r == nil {
+		if r = t.start(key, FDRow{Target: ev.Target}); r == nil {
 			return
 		}
 	} else if r.Target == nil {
-		r.Target = cloneTarget(ev.Target)
+		r.setTarget(ev.Target)
 	}
 	if !completes {
 		r.Reads++
@@ -391,7 +423,11 @@ func (t *Tables) read(ev *event.Syscall, key fdKey, completes bool) {
 func (t *Tables) Calls() (rows []CallRow, cut int64) {
 	rows = slices.Grow(rows, len(t.calls))
 	rows = append(rows, t.calls[t.next:]...)
-	return append(rows, t.calls[:t.next]...), t.cut
+	rows = append(rows, t.calls[:t.next]...)
+	for i := range rows {
+		rows[i].Call.Target = cloneTarget(rows[i].Call.Target) // its place will be another call's
+	}
+	return rows, t.cut
 }
 
 // Summary gives the calls by name, the longest total first.
@@ -423,14 +459,15 @@ func (t *Tables) Descriptors() []FDRow {
 	add := func(r FDRow) {
 		r.Whose = t.whose(&r)
 		if t.shows(&r) {
+			r.Target = cloneTarget(r.Target) // its place will be another row's
 			rows = append(rows, r)
 		}
 	}
 	for _, r := range t.closed {
-		add(*r)
+		add(r.FDRow)
 	}
 	for key, r := range t.open {
-		row := *r
+		row := r.FDRow
 		if since, ok := waiting[key]; ok {
 			row.Waiting = true
 			row.ReadUS += int64(max(0, t.last-since))

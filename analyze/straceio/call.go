@@ -41,9 +41,31 @@ const (
 // maxCalls bounds the names of calls that are counted; no kernel has so many.
 const maxCalls = 1024
 
+// callTable finds what to do with a call by its name: by callHash, at the first
+// free place from there on. A map costs several times as much.
+type callTable struct {
+	slots [2 * maxCalls]*callInfo
+	used  int
+}
+
+func callHash(name []byte) uint {
+	n := len(name)
+	return uint(n)*37 + uint(name[0])*53 + uint(name[n/2])*101 + uint(name[n-1])*7
+}
+
+// slot is the place of a name, which is not empty: where it is, or where it is
+// to be put.
+func (t *callTable) slot(name []byte) **callInfo {
+	for h := callHash(name); ; h++ {
+		if c := &t.slots[h%uint(len(t.slots))]; *c == nil || (*c).Name == string(name) {
+			return c
+		}
+	}
+}
+
 // info gives what to do with a call, by its name.
 func (p *parser) info(name []byte) *callInfo {
-	if c := p.calls[string(name)]; c != nil {
+	if c := *p.calls.slot(name); c != nil {
 		return c
 	}
 	return newCallInfo(string(name))
@@ -76,14 +98,19 @@ func (p *parser) keep(c *callInfo) {
 	if c.kept {
 		return
 	}
-	if len(p.calls) >= maxCalls {
-		other := p.info([]byte("other"))
-		other.Calls += c.Calls
-		other.Errors += c.Errors
-		c = other
+	slot := p.calls.slot([]byte(c.Name))
+	if p.calls.used >= maxCalls-1 { // no kernel has so many
+		slot = p.calls.slot([]byte("other"))
+		if *slot != nil {
+			(*slot).Calls += c.Calls
+			(*slot).Errors += c.Errors
+			return
+		}
+		c.Name = "other"
 	}
 	c.kept = true
-	p.calls[c.Name] = c
+	*slot = c
+	p.calls.used++
 }
 
 func (c *callInfo) decoded() bool { return c.what != counted }
@@ -241,7 +268,8 @@ func (p *parser) finish(t *thread, info *callInfo, text []byte, since *event.Mic
 	}
 	ev := p.slot()
 	ev.T, ev.PID, ev.TID, ev.Name = p.now, t.proc.pid, t.tid, info.Name
-	a := args{cursor: cursor{b: text, i: len(info.Name) + 1}, p: p, t: t, info: info, ev: ev}
+	a := &p.args
+	*a = args{cursor: cursor{b: text, i: len(info.Name) + 1}, p: p, t: t, info: info, ev: ev}
 	if info.row == nil {
 		a.skipAll()
 	} else {

@@ -15,7 +15,8 @@ type parser struct {
 	out     *batch
 	session *event.Session
 	table   *decode.Table // for the numbers that -X raw prints
-	calls   map[string]*callInfo
+	calls   callTable
+	args    args // of the call that is being read
 
 	main      *process
 	mainTID   event.TID // of lines that name no thread
@@ -55,7 +56,7 @@ type strange struct {
 
 func newParser() *parser {
 	p := &parser{
-		calls: map[string]*callInfo{}, threads: map[event.TID]*thread{}, inferiors: map[event.PID]*event.Inferior{},
+		threads: map[event.TID]*thread{}, inferiors: map[event.PID]*event.Inferior{},
 		comms: map[event.PID]event.Text{}, kinds: map[event.Kind]*file{}, out: new(batch),
 	}
 	p.seed = maphash.MakeSeed()
@@ -81,43 +82,47 @@ func (p *parser) line(line []byte, whole bool, tid event.TID, at where) {
 	if n := len(line); n > 0 && line[n-1] == '\r' {
 		line = line[:n-1]
 	}
-	if bytes.IndexByte(line, 0x1b) >= 0 {
-		line = uncolored(line)
+	if p.log(line, whole, tid) {
+		return
 	}
+	if bytes.IndexByte(line, 0x1b) >= 0 && p.log(uncolored(line), whole, tid) {
+		return
+	}
+	if !whole {
+		p.cut = true
+	} else {
+		p.other(line, at)
+	}
+}
+
+// log reads a line of strace's; false where it is none.
+func (p *parser) log(line []byte, whole bool, tid event.TID) bool {
 	h, body := cutHead(line)
 	if h.clock != clockNone {
 		p.tick(&h)
 	}
 	if len(body) == 0 {
-		return
+		return true
 	}
 	if h.tid == 0 {
 		if h.tid = tid; tid == 0 {
 			h.tid = p.mainTID
 		}
 	}
-	ok := false
 	switch ch := body[0]; {
 	case isName[ch]:
-		ok = p.begin(&h, body, whole)
+		return p.begin(&h, body, whole)
 	case ch == '<':
-		ok = p.resume(&h, body, whole)
+		return p.resume(&h, body, whole)
 	case ch == ' ':
-		ok = p.indented(body)
+		return p.indented(body)
 	case ch == '-':
-		if ok = bytes.HasPrefix(body, []byte("--- ")); ok {
-			p.last = nil // the backtrace behind a signal is that of no call
-		}
+		p.last = nil // the backtrace behind a signal is that of no call
+		return bytes.HasPrefix(body, []byte("--- "))
 	case ch == '+':
-		ok = p.gone(&h, body)
+		return p.gone(&h, body)
 	}
-	switch {
-	case ok:
-	case !whole:
-		p.cut = true
-	default:
-		p.other(line, at)
-	}
+	return false
 }
 
 // tick sets the time.

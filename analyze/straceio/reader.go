@@ -104,8 +104,8 @@ func (r *Reader) Close() {
 // not decode. It is for after the end.
 func (r *Reader) Counts() []Count {
 	var all []Count
-	for _, c := range r.p.calls {
-		if c.Calls > 0 {
+	for _, c := range r.p.calls.slots {
+		if c != nil && c.Calls > 0 {
 			all = append(all, c.Count)
 		}
 	}

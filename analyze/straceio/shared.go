@@ -17,6 +17,7 @@ type shared struct {
 	seed    maphash.Seed
 	strings [1 << 12]string
 	files   [1 << 11]*file
+	last    *file // the latest of files
 	scratch []byte
 }
 
@@ -58,16 +59,21 @@ func (s *shared) text(b []byte) event.Text {
 
 // file gives the file that an annotation names.
 func (s *shared) file(annotation []byte) *file {
+	if s.last != nil && s.last.text == string(annotation) {
+		return s.last // as of most calls in a row
+	}
 	slot := &s.files[maphash.Bytes(s.seed, annotation)%uint64(len(s.files))]
 	if *slot == nil || (*slot).text != string(annotation) {
 		*slot = newFile(string(annotation))
 	}
-	return *slot
+	s.last = *slot
+	return s.last
 }
 
 // learn keeps what was learned about the file of an annotation.
 func (s *shared) learn(f *file) {
 	s.files[maphash.String(s.seed, f.text)%uint64(len(s.files))] = f
+	s.last = f
 }
 
 // newFile says what an annotation tells: the text of the link in /proc/PID/fd
