@@ -48,6 +48,9 @@ type Analyzer struct {
 	listing   bool // the debugger's descriptors that come next replace the table
 	last      event.Micros
 	ended     bool
+	killed    string // the signal that ended it
+	source    string // of the evidence, as in Session
+	watched   bool   // there was a call or a look at the debugger
 	missing   []event.Text
 	dropped   int64 // facts that were not kept for lack of room
 	names     nameCache
@@ -87,6 +90,7 @@ func New() *Analyzer {
 func (a *Analyzer) Add(ev event.Event) Mark {
 	switch ev := ev.(type) {
 	case *event.Session:
+		a.source = ev.Source
 		if ev.Debugger != nil {
 			a.debugger = cloneProcess(*ev.Debugger)
 		}
@@ -100,8 +104,11 @@ func (a *Analyzer) Add(ev event.Event) Mark {
 			a.relist(ev.PID)
 		}
 		d := a.setFD(ev.PID, ev.FD, ev.Target)
-		if d != nil {
+		if d != nil && (ev.Access != "" || d.access == "?") {
 			d.access = ev.Access
+		}
+		if d != nil && d.by != nil {
+			d.by.learn(ev.Target)
 		}
 	case *event.Inferior:
 		if _, known := a.inferiors[ev.PID]; !known && len(a.inferiors) >= maxProcesses {
@@ -134,6 +141,7 @@ func (a *Analyzer) Add(ev event.Event) Mark {
 	case *event.End:
 		a.last = max(a.last, ev.T)
 		a.ended = ev.Exit.Known || ev.Signal != ""
+		a.killed = ev.Signal
 	}
 	return Mark{}
 }
@@ -207,7 +215,7 @@ func (a *Analyzer) setFD(pid event.PID, fd event.FD, t event.Target) *descriptor
 		d = &descriptor{}
 		table[fd] = d
 		a.fdCount++
-	} else if d.by != nil && t.Identified() && !t.Same(d.target) {
+	} else if d.by != nil && t.Identified() && d.target.Identified() && !t.Same(d.target) {
 		d.by.live--
 		d.by, d.access = nil, ""
 	}
@@ -257,8 +265,15 @@ func (a *Analyzer) syscall(ev *event.Syscall) Mark {
 	} else if len(a.pending) > 0 {
 		delete(a.pending, ev.TID)
 	}
+	if ev.PID != a.debugger.PID {
+		return Mark{} // a child, in a log of strace -f
+	}
+	a.watched = true
 	row, ok := decode.ByName(ev.Name)
-	if !ok {
+	if !ok || row.Class == decode.ClassMemory {
+		if len(ev.Data) > 0 && ev.Offset.Known {
+			a.memory.add(ev)
+		}
 		return Mark{}
 	}
 	switch row.Class {
@@ -276,6 +291,10 @@ func (a *Analyzer) syscall(ev *event.Syscall) Mark {
 		}
 	case decode.ClassDup:
 		a.dup(ev)
+	case decode.ClassExec:
+		if ev.Ret.Is(0) {
+			a.closeOnExec(ev.PID)
+		}
 	}
 	return Mark{}
 }
@@ -316,7 +335,7 @@ func (a *Analyzer) open(ev *event.Syscall) Mark {
 	if ev.Unfinished {
 		key.errno = unfinished
 	} else if ev.Target != nil {
-		key.dev, key.ino = ev.Target.Dev, ev.Target.Ino
+		key.dev, key.ino, key.serial = ev.Target.Dev, ev.Target.Ino, ev.Target.Serial
 	}
 	name := a.names.classify(ev.Path)
 	log := &a.plain
@@ -420,9 +439,9 @@ const unfinished = "(unfinished)"
 
 // openKey is what makes two opens one: the name and what it led to.
 type openKey struct {
-	name     event.Text
-	dev, ino uint64
-	errno    string
+	name             event.Text
+	dev, ino, serial uint64
+	errno            string
 }
 
 // opened is what came of the opens of one name that led to one target.

@@ -119,7 +119,7 @@ type Process struct {
 // Debugger is the process that was watched, and what the thread that matters
 // is doing: the one that suffers the worst finding, else the first one.
 type Debugger struct {
-	PID  event.PID  `json:"pid"`
+	PID  event.PID  `json:"pid,omitempty"` // absent where a strace log does not tell it
 	TID  event.TID  `json:"tid,omitempty"`
 	Comm event.Text `json:"comm,omitempty"`
 	Exe  event.Text `json:"exe,omitempty"`
@@ -142,18 +142,22 @@ type Finding struct {
 	Identity Confidence `json:"identity"`
 	Name     event.Text `json:"name"`
 	// TID is the thread that is blocked on it now.
-	TID      event.TID  `json:"tid,omitempty"`
-	Opened   Opened     `json:"opened"`
-	Intended *Intended  `json:"intended,omitempty"`
+	TID      event.TID `json:"tid,omitempty"`
+	Opened   Opened    `json:"opened"`
+	Intended *Intended `json:"intended,omitempty"`
+	// Inferior is whose name it is, where Intended is not known.
+	Inferior event.PID  `json:"inferior,omitempty"`
 	Evidence []Evidence `json:"evidence"`
 	Cause    event.Text `json:"cause"` // the root cause, in a few plain sentences
 	Remedies []Remedy   `json:"remedies,omitempty"`
+
+	log bool // from a log, in which the debugger had not ended
 }
 
 // Opened is what the debugger got. FD is absent where it is not open, or not
 // known to be. Error is the errno name where it got nothing.
 type Opened struct {
-	PID event.PID           `json:"pid"`
+	PID event.PID           `json:"pid,omitempty"`
 	FD  event.Opt[event.FD] `json:"fd,omitzero"`
 	// SameAsFD are the other descriptors of the debugger for the same file.
 	SameAsFD []event.FD `json:"same_as_fd,omitempty"`

@@ -18,9 +18,13 @@ func (a *Analyzer) finding(s *suspect) Finding {
 		Confidence: weakest(s.proof, s.different, sure),
 		Opened:     a.openedFile(s),
 		Intended:   a.intendedFile(s),
+		log:        a.source == "strace" && !a.ended && a.debugger.PID > 0,
 	}
 	if s.blocked != nil {
 		f.TID = s.blocked.TID
+	}
+	if f.Intended == nil {
+		f.Inferior = s.meant.pid
 	}
 	f.Evidence = a.evidence(s, &f)
 	f.Cause = a.explainCause(s, &f)
@@ -101,7 +105,11 @@ func (a *Analyzer) evidenceOfOpening(ev *facts, s *suspect, f *Finding) {
 		if b.Wchan != "" && b.Wchan != "0" {
 			where = fmt.Sprintf(", in the kernel's %s", b.Wchan)
 		}
-		ev.add("blocked", "Thread %d of %s is blocked in %s on descriptor %d%s.", b.TID, a.who(a.debugger.PID), b.Syscall, b.FD.Val, where)
+		is := "is blocked"
+		if a.killed != "" {
+			is, where = "was blocked", ", when it was killed by "+a.killed
+		}
+		ev.add("blocked", "%s %s in %s on descriptor %d%s.", a.threadOf(b.TID), is, b.Syscall, b.FD.Val, where)
 	}
 	if o := s.open; o != nil {
 		again := ""
@@ -110,21 +118,21 @@ func (a *Analyzer) evidenceOfOpening(ev *facts, s *suspect, f *Finding) {
 		}
 		switch {
 		case o.errno == unfinished:
-			ev.add("opened", "At %s s thread %d of %s called %s of %s, which has not returned.", o.last, o.tid, me, o.call, s.name)
+			ev.add("opened", "%s called %s of %s, which has not returned.", a.actor(o.last, o.tid), o.call, s.name)
 		case o.errno != "":
-			ev.add("opened", "At %s s thread %d of %s called %s of %s%s, which failed with %s.", o.last, o.tid, me, o.call, s.name, again, o.errno)
+			ev.add("opened", "%s called %s of %s%s, which failed with %s.", a.actor(o.last, o.tid), o.call, s.name, again, o.errno)
 		default:
-			ev.add("opened", "At %s s thread %d of %s called %s of %s%s, and got descriptor %d, %s (%s).", o.last, o.tid, me, o.call,
-				s.name, again, o.fd.Val, describe(s.opened), identity(s.opened))
+			ev.add("opened", "%s called %s of %s%s, and got descriptor %d, %s%s.", a.actor(o.last, o.tid), o.call,
+				s.name, again, o.fd.Val, describe(s.opened), inBrackets(identity(s.opened)))
 			a.evidenceOfReads(ev, o)
 		}
 	}
 	switch fds := f.Opened.SameAsFD; {
 	case s.fd.Known && len(fds) > 0:
-		ev.add("same-file", "Descriptor %d is %s, the same file (%s) as %s's own %s %s.", s.fd.Val, describe(s.opened), identity(s.opened), me,
+		ev.add("same-file", "Descriptor %d is %s, the same file%s as %s's own %s %s.", s.fd.Val, describe(s.opened), inBrackets(identity(s.opened)), me,
 			plural(fds, "descriptor"), list(fds))
 	case s.fd.Known && s.open == nil:
-		ev.add("same-file", "Descriptor %d is %s (%s).", s.fd.Val, describe(s.opened), identity(s.opened))
+		ev.add("same-file", "Descriptor %d is %s%s.", s.fd.Val, describe(s.opened), inBrackets(identity(s.opened)))
 	case s.would:
 		ev.add("not-opened", "No descriptor of %s shows that it opened this name. It is what %s does with each library that it sees, so it is to be presumed.", me, me)
 	}
@@ -146,6 +154,9 @@ func (a *Analyzer) evidenceOfWriters(ev *facts, b *event.Blocked) {
 	me := a.short(a.debugger.PID)
 	w := a.writers(b)
 	if !w.searched {
+		if own := a.ownWriters(b); len(own) > 0 {
+			ev.add("pipe-holders", "%s itself holds a write end of this pipe (%s %s).", me, plural(own, "descriptor"), list(own))
+		}
 		ev.add("not-seen", "Who else holds this pipe open is not in the evidence.")
 		return
 	}
@@ -192,7 +203,11 @@ func (a *Analyzer) evidenceOfOrigin(ev *facts, s *suspect) {
 		if lm := s.meant.lm; lm != nil && lm.PID == o.pid && lm.NameAddr == o.addr {
 			where = fmt.Sprintf(", the name in entry %d of its list of libraries", lm.Index)
 		}
-		ev.add("provenance", "%s read this name out of the memory of %s, at %s%s, %s before it opened it.", me, a.who(o.pid), o.addr, where, lasted(o.ago))
+		ev.add("provenance", "%s read this name out of the memory of %s, at %s%s%s%s.", me, a.who(o.pid), o.addr, where, o.shown(), a.before(o.ago))
+		if s.meant.lm == nil && o.entry != 0 {
+			ev.add("link_map", "Before that it read the entry of the list of libraries (link_map) of %s at %s, which points to this name, for an object loaded at %s: it belongs to that process.",
+				a.who(o.pid), o.entry, o.loaded)
+		}
 	}
 	if lm := s.meant.lm; lm != nil {
 		ev.add("link_map", "The name %s stands in entry %d of the list of libraries (link_map) of %s, at %s, for an object loaded at %s: it belongs to that process.",
@@ -348,7 +363,7 @@ func (a *Analyzer) verdict(d *Diagnosis, threads []*event.Blocked) {
 			}
 		}
 	}
-	if a.debugger.PID == 0 {
+	if a.debugger.PID == 0 || a.debugger.PID == event.NoPID && !a.watched {
 		d.Summary = "There is no debugger in this evidence."
 		return
 	}
@@ -356,6 +371,9 @@ func (a *Analyzer) verdict(d *Diagnosis, threads []*event.Blocked) {
 	d.Debugger = g
 	if b != nil {
 		g.TID, g.State, g.Syscall, g.FD = b.TID, state(b), b.Syscall, b.FD
+		if a.killed != "" {
+			g.State = "ended"
+		}
 		if g.State == "blocked" && !slices.ContainsFunc(d.Findings, func(f Finding) bool { return f.TID == b.TID }) {
 			g.Waits = a.waits(b)
 			if d.Verdict == VerdictOK {
@@ -377,6 +395,8 @@ func (a *Analyzer) summary(d *Diagnosis) string {
 	owner := "an inferior"
 	if f.Intended != nil {
 		owner = string(a.who(f.Intended.PID))
+	} else if f.Inferior != 0 {
+		owner = string(a.who(f.Inferior))
 	} else if len(d.Inferiors) == 1 {
 		owner = string(a.who(d.Inferiors[0].PID))
 	}
@@ -395,6 +415,9 @@ func (a *Analyzer) summary(d *Diagnosis) string {
 		}
 		return fmt.Sprintf("%s%s probably has no symbols, or wrong ones, for %s of %s, since there the name leads to %s.%s",
 			who, waits, f.Name, owner, describe(f.Opened.Target), more)
+	}
+	if a.killed != "" && f.TID != 0 {
+		more += " It was killed in this (" + a.killed + ")."
 	}
 	opened := fmt.Sprintf("%s opened %s%s, ", who, f.Name, context)
 	return opened + a.outcome(f) + "." + more

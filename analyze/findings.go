@@ -60,6 +60,9 @@ func (a *Analyzer) Diagnosis() *Diagnosis {
 	for _, tid := range a.stackOrder(d) {
 		d.Stack = append(d.Stack, a.stacks[tid])
 	}
+	if a.debugger.PID == event.NoPID {
+		d.forgetPID()
+	}
 	return d
 }
 
@@ -115,7 +118,7 @@ func (a *Analyzer) threads() []*event.Blocked {
 		}
 	}
 	for tid, ev := range a.pending {
-		if a.blocked[tid] != nil || a.ended {
+		if a.blocked[tid] != nil || a.ended && a.killed == "" {
 			continue
 		}
 		b := &event.Blocked{T: ev.T, PID: ev.PID, TID: tid, Syscall: ev.Name, FD: ev.FD, Target: ev.Target}

@@ -2,6 +2,8 @@ package analyze
 
 import (
 	"bytes"
+	"encoding/binary"
+	"fmt"
 	"strings"
 
 	"whosefd/tracer/decode"
@@ -14,6 +16,20 @@ type origin struct {
 	pid  event.PID
 	addr event.Hex
 	ago  event.Micros // between the read of its last byte and the open
+	// entry is the address of a struct link_map that was read too and points to
+	// the name, loaded its l_addr; 0 where none was seen.
+	entry, loaded event.Hex
+	// known of size bytes of the name are in the evidence and are right; the
+	// others are not in it (a strace log with a small -s).
+	known, size int
+}
+
+// shown says how much of the name the evidence has.
+func (o *origin) shown() string {
+	if o.known == o.size {
+		return ""
+	}
+	return fmt.Sprintf(" (of its %d bytes the log shows %d)", o.size, o.known)
 }
 
 // memoryReads keeps what was lately read out of other processes' memory. gdb
@@ -29,8 +45,13 @@ type piece struct {
 	pid  event.PID
 	addr uint64
 	data []byte
+	// gaps are the parts of data that were read, but are not in the evidence.
+	gaps []gap
 	t    event.Micros
 }
+
+// gap is a range of data, its end not included.
+type gap struct{ from, to int }
 
 // maxPiece bounds a piece: no name is longer than PATH_MAX (linux/limits.h).
 const maxPiece = 4096
@@ -44,15 +65,22 @@ func (m *memoryReads) add(ev *event.Syscall) {
 		return
 	}
 	addr, t := uint64(ev.Offset.Val), ev.T+event.Micros(ev.DurUS.Or(0))
-	last := &m.pieces[(m.next+len(m.pieces)-1)%len(m.pieces)]
-	if last.pid == name.PID && last.addr+uint64(len(last.data)) == addr && len(last.data)+len(ev.Data) <= maxPiece {
-		last.data, last.t = append(last.data, ev.Data...), t
-		return
+	size := len(ev.Data)
+	if ev.Ret.Val > int64(size) && ev.Ret.Val <= maxPiece && ev.Name != "ptrace" {
+		size = int(ev.Ret.Val)
 	}
-	p := &m.pieces[m.next]
-	m.next = (m.next + 1) % len(m.pieces)
-	p.pid, p.addr, p.t = name.PID, addr, t
-	p.data = append(p.data[:0], ev.Data[:min(len(ev.Data), maxPiece)]...)
+	p := &m.pieces[(m.next+len(m.pieces)-1)%len(m.pieces)]
+	if p.pid != name.PID || p.addr+uint64(len(p.data)) != addr || len(p.data)+size > maxPiece {
+		p = &m.pieces[m.next]
+		m.next = (m.next + 1) % len(m.pieces)
+		p.pid, p.addr, p.data, p.gaps = name.PID, addr, p.data[:0], p.gaps[:0]
+	}
+	p.t = t
+	p.data = append(p.data, ev.Data[:min(len(ev.Data), maxPiece)]...)
+	if missing := size - len(ev.Data); missing > 0 {
+		p.gaps = append(p.gaps, gap{len(p.data), len(p.data) + missing})
+		p.data = append(p.data, make([]byte, missing)...)
+	}
 }
 
 // find looks for the name of an open in what was read before, latest first.
@@ -60,12 +88,79 @@ func (m *memoryReads) find(ev *event.Syscall) *origin {
 	text := append([]byte(ev.Path), 0)
 	for i := range m.pieces {
 		p := &m.pieces[(m.next+2*len(m.pieces)-1-i)%len(m.pieces)]
+		at, known := p.find(text)
+		if at < 0 {
+			continue
+		}
+		o := &origin{pid: p.pid, addr: event.Hex(p.addr + uint64(at)), ago: max(0, ev.T-p.t), known: known, size: len(text)}
+		m.entry(o)
+		return o
+	}
+	return nil
+}
+
+// find gives where a text is, and how many of its bytes are in the evidence; -1
+// where it is not.
+func (p *piece) find(text []byte) (at, known int) {
+	if len(p.gaps) == 0 {
 		at := bytes.Index(p.data, text)
 		// The whole string must be it, not the end of a longer one.
 		if at < 0 || at > 0 && p.data[at-1] != 0 {
+			return -1, 0
+		}
+		return at, len(text)
+	}
+	for at := 0; at+len(text) <= len(p.data); at++ {
+		// Half of it must be there: fewer bytes could be anything.
+		if known := p.matches(at, text); 2*known >= len(text) && (at == 0 || p.data[at-1] == 0) {
+			return at, known
+		}
+	}
+	return -1, 0
+}
+
+// matches counts the bytes of a text that are at a place, outside of the gaps;
+// 0 where another one is.
+func (p *piece) matches(at int, text []byte) int {
+	known := 0
+	for i, ch := range text {
+		switch {
+		case p.missing(at + i):
+		case p.data[at+i] == ch:
+			known++
+		default:
+			return 0
+		}
+	}
+	return known
+}
+
+func (p *piece) missing(i int) bool {
+	if p.data[i] != 0 {
+		return false
+	}
+	for _, g := range p.gaps {
+		if i >= g.from && i < g.to {
+			return true
+		}
+	}
+	return false
+}
+
+// entry looks for the struct link_map (link.h) that points to the name: l_addr,
+// l_name, …, as 64-bit little-endian addresses.
+func (m *memoryReads) entry(o *origin) {
+	for i := range m.pieces {
+		p := &m.pieces[(m.next+2*len(m.pieces)-1-i)%len(m.pieces)]
+		if p.pid != o.pid {
 			continue
 		}
-		return &origin{pid: p.pid, addr: event.Hex(p.addr + uint64(at)), ago: max(0, ev.T-p.t)}
+		for at := 8; at+8 <= len(p.data); at += 8 {
+			if binary.LittleEndian.Uint64(p.data[at:]) == uint64(o.addr) {
+				o.entry = event.Hex(p.addr + uint64(at) - 8)
+				o.loaded = event.Hex(binary.LittleEndian.Uint64(p.data[at-8:]))
+				return
+			}
+		}
 	}
-	return nil
 }

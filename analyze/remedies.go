@@ -41,6 +41,12 @@ var advices = []advice{
 		text:    say("gives the session back now, without the symbols of this library: the read ends as at the end of a file."),
 	},
 	{
+		kind: "explain", effects: []Effect{Hang, StolenInput},
+		when:    func(f *Finding) bool { return f.log && f.TID > 0 },
+		command: func(a *Analyzer, f *Finding) string { return fmt.Sprintf("whosefd explain %d", f.Opened.PID) },
+		text:    say("if it still hangs: shows what a log cannot, the file that is meant and who holds the pipe. whosefd repair then gives the session back."),
+	},
+	{
 		kind: "guard", rules: []Rule{RuleSelfFD, RuleSelfLink, RuleRelative, RuleMountNS},
 		command: func(a *Analyzer, f *Finding) string { return "whosefd guard -- " + a.commandLine() },
 		text:    say("runs the debugger so that it cannot happen again: each such open is led to the inferior's file."),

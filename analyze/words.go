@@ -20,7 +20,10 @@ func (a *Analyzer) who(pid event.PID) event.Text {
 	} else if inf := a.inferiors[pid]; inf != nil {
 		comm = inf.Comm
 	}
-	if comm == "" {
+	switch {
+	case pid == event.NoPID:
+		return comm
+	case comm == "":
 		return event.Text(fmt.Sprintf("pid %d", pid))
 	}
 	return event.Text(fmt.Sprintf("%s (pid %d)", comm, pid))
@@ -46,7 +49,7 @@ func describe(t event.Target) string {
 		return "nothing (ENOENT)"
 	case t.Error != "" && t.Link == "":
 		return "nothing that could be opened (" + t.Error + ")"
-	case t.Link == "" && t.Identified():
+	case t.Link == "" && t.Ino != 0:
 		return fmt.Sprintf("a %s (device %d, inode %d)", kindWord(t.Kind), t.Dev, t.Ino)
 	case t.Link == "":
 		return "a " + kindWord(t.Kind)
@@ -84,10 +87,23 @@ func kindWord(k event.Kind) string {
 
 // identity is device and inode in words.
 func identity(t event.Target) string {
-	if !t.Identified() {
+	switch {
+	case t.Serial != 0:
+		return ""
+	case !t.Identified():
 		return "identity not known"
+	case t.Dev == 0:
+		return fmt.Sprintf("inode %d", t.Ino)
 	}
 	return fmt.Sprintf("device %d, inode %d", t.Dev, t.Ino)
+}
+
+// inBrackets sets a text off from what is before it, if there is one.
+func inBrackets(s string) string {
+	if s == "" {
+		return ""
+	}
+	return " (" + s + ")"
 }
 
 // count is a number with its noun.

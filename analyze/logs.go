@@ -1,0 +1,111 @@
+package analyze
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"whosefd/tracer/event"
+)
+
+// A strace log tells less than a recording: perhaps no times, no process
+// number, no inodes. This is what is said and done about that.
+
+// untimed says that the evidence is a log without times.
+func (a *Analyzer) untimed() bool { return a.source == "strace" && a.last == 0 }
+
+// before says how long before something was, as the end of a sentence.
+func (a *Analyzer) before(ago event.Micros) string {
+	if a.untimed() {
+		return ", before it opened it"
+	}
+	return ", " + lasted(ago) + " before it opened it"
+}
+
+// threadOf names a thread of the debugger, as the beginning of a sentence.
+func (a *Analyzer) threadOf(tid event.TID) string {
+	if tid <= 0 {
+		return capital(string(a.who(a.debugger.PID)))
+	}
+	return fmt.Sprintf("Thread %d of %s", tid, a.who(a.debugger.PID))
+}
+
+// actor names a thread of the debugger and the time at which it did something,
+// as the beginning of a sentence.
+func (a *Analyzer) actor(t event.Micros, tid event.TID) string {
+	who := a.short(a.debugger.PID)
+	if tid > 0 {
+		who = fmt.Sprintf("thread %d of %s", tid, who)
+	}
+	if a.untimed() {
+		return capital(who)
+	}
+	return fmt.Sprintf("At %s s %s", t, who)
+}
+
+// capital begins a sentence with a name: that of a program stays as it is.
+func capital(s string) string {
+	for _, word := range []string{"thread ", "the "} {
+		if strings.HasPrefix(s, word) {
+			return strings.ToUpper(s[:1]) + s[1:]
+		}
+	}
+	return s
+}
+
+// ownWriters are the descriptors by which the debugger itself can write to the
+// pipe that a thread reads, where nobody has looked for all holders.
+func (a *Analyzer) ownWriters(b *event.Blocked) []event.FD {
+	if b.Target == nil {
+		return nil
+	}
+	var own []event.FD
+	for _, fd := range a.descriptors(b.PID, *b.Target) {
+		if acc := a.fds[b.PID][fd].access; acc == "w" || acc == "rw" {
+			own = append(own, fd)
+		}
+	}
+	slices.Sort(own)
+	return own
+}
+
+// closeOnExec drops the descriptors that an execve closes, as far as it is
+// known which they are.
+func (a *Analyzer) closeOnExec(pid event.PID) {
+	var gone []event.FD
+	for fd, d := range a.fds[pid] {
+		if d.by != nil && strings.Contains(d.by.flags, "O_CLOEXEC") {
+			gone = append(gone, fd)
+		}
+	}
+	for _, fd := range gone {
+		a.dropFD(pid, fd)
+	}
+}
+
+// learn takes what a later look at a descriptor has told of the file, where the
+// open did not: its kind, and which one it is.
+func (o *opened) learn(t event.Target) {
+	if o.target.Kind == event.Unknown || o.target.Kind == "" {
+		o.target.Kind = t.Kind
+	}
+	if !o.target.Identified() {
+		o.target.Dev, o.target.Ino, o.target.Serial = t.Dev, t.Ino, t.Serial
+	}
+}
+
+// forgetPID leaves out the number of a debugger that a log does not name.
+func (d *Diagnosis) forgetPID() {
+	if d.Debugger != nil {
+		d.Debugger.PID, d.Debugger.TID = 0, 0
+	}
+	for i := range d.Findings {
+		d.Findings[i].Opened.PID, d.Findings[i].TID = 0, 0
+	}
+	for i := range d.Risks {
+		d.Risks[i].Opened.PID = 0
+	}
+	for i := range d.Stack {
+		d.Stack[i].TID = max(0, d.Stack[i].TID)
+	}
+}
