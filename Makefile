@@ -10,7 +10,7 @@ TOOL     = go tool -modfile=tools.mod
 # What the targets need beside Go and make, by the names of Debian's packages.
 BUILD_DEPS = gcc libc6-dev
 DEMO_DEPS  = $(BUILD_DEPS) gdb
-TEST_DEPS  = $(DEMO_DEPS) g++ gdbserver strace binutils xz-utils
+TEST_DEPS  = $(DEMO_DEPS) g++ gdbserver strace binutils xz-utils python3
 LINT_DEPS  = shellcheck
 
 .PHONY: all build samples demo test lint bench fuzz deps install clean help

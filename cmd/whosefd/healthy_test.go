@@ -1,0 +1,223 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"whosefd/analyze"
+	"whosefd/samples/scene"
+)
+
+// source is a program to be built for a test.
+func source(t *testing.T, name, text string, compiler ...string) string {
+	t.Helper()
+	dir := t.TempDir()
+	file := filepath.Join(dir, name)
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out := filepath.Join(dir, strings.TrimSuffix(name, filepath.Ext(name)))
+	argv := append(compiler, "-o", out, file)
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Dir = dir
+	if b, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %v\n%s", argv, err, b)
+	}
+	return out
+}
+
+const threaded = `
+#include <chrono>
+#include <iostream>
+#include <thread>
+#include <vector>
+void work(int n) { std::this_thread::sleep_for(std::chrono::milliseconds(n)); }
+int main() {
+	std::vector<std::thread> all;
+	for (int i = 0; i < 8; i++) all.emplace_back(work, 20 * i);
+	for (auto &t : all) t.join();
+	std::cout << "done" << std::endl;
+}
+`
+
+const loads = `
+#include <dlfcn.h>
+#include <stdio.h>
+#include <unistd.h>
+#include <sys/wait.h>
+int reached(int n) { return n; }
+int main(int argc, char **argv) {
+	for (int i = 1; i < argc; i++) {
+		void *h = dlopen(argv[i], RTLD_NOW);
+		if (!h) { fprintf(stderr, "%s\n", dlerror()); return 1; }
+		if (i % 2 == 0) dlclose(h);
+	}
+	pid_t child = fork();
+	if (child == 0) { execl("/bin/true", "true", (char *)0); _exit(1); }
+	waitpid(child, 0, 0);
+	return reached(0);
+}
+`
+
+const goroutines = `package main
+
+import (
+	"fmt"
+	"sync"
+)
+
+func main() {
+	var wg sync.WaitGroup
+	for range 50 {
+		wg.Add(1)
+		go func() { defer wg.Done(); fmt.Print() }()
+	}
+	wg.Wait()
+}
+`
+
+// A session in which all is as it should be: nothing is flagged, neither in the
+// debugger as it stands, nor in a recording of all that it did.
+func TestHealthySessions(t *testing.T) {
+	scene.Require(t, "gdb", "ptrace", "gcc", "g++", "objcopy")
+	bin := scene.Build(t)
+	lib := filepath.Join(bin, "lib.so")
+	type session struct {
+		dir  string
+		args []string
+		do   []string // commands, until the debugger is looked at
+		then []string
+		wrap []string // between whosefd and gdb
+	}
+	for name, prepare := range map[string]func(t *testing.T) session{
+		"threaded C++": func(t *testing.T) session {
+			return session{args: []string{source(t, "threads.cc", threaded, "g++", "-g", "-pthread")},
+				do: []string{"break work", "run", "info threads"}, then: []string{"delete", "continue"}}
+		},
+		"Python": func(t *testing.T) session {
+			scene.Require(t, "python3")
+			program := "import ctypes, json, threading, time; threading.Thread(target=time.sleep, args=(0.1,)).start(); ctypes.CDLL(None).getppid()"
+			return session{args: []string{"--args", "python3", "-c", program}, do: []string{"break getppid", "run"}, then: []string{"continue"}}
+		},
+		"Go": func(t *testing.T) session {
+			return session{args: []string{source(t, "main.go", goroutines, "go", "build")},
+				do: []string{"break main.main", "run", "info threads"}, then: []string{"delete", "continue"}}
+		},
+		"attached": func(t *testing.T) session {
+			p := scene.StartSample(t, "from_file", "--wait")
+			p.WaitReady()
+			return session{args: []string{"-p", strconv.Itoa(p.PID)}, do: []string{"info sharedlibrary"}, then: []string{"detach"}}
+		},
+		"a core": func(t *testing.T) session {
+			p := scene.StartSample(t, "from_file", "--wait")
+			p.WaitReady()
+			core := filepath.Join(t.TempDir(), "core")
+			gdb := scene.StartGDB(t, scene.GDB{Args: []string{"-p", strconv.Itoa(p.PID)}})
+			gdb.Expect(scene.Prompt)
+			gdb.Command("generate-core-file " + core)
+			gdb.Kill()
+			return session{args: []string{filepath.Join(bin, "from_file"), core}, do: []string{"info sharedlibrary", "backtrace"}}
+		},
+		"separate debug file": func(t *testing.T) session {
+			program := source(t, "loads.c", loads, "gcc", "-g")
+			for _, argv := range [][]string{{"objcopy", "--only-keep-debug", program, program + ".debug"}, {"strip", "-g", program},
+				{"objcopy", "--add-gnu-debuglink=" + program + ".debug", program}} {
+				if b, err := exec.Command(argv[0], argv[1:]...).CombinedOutput(); err != nil {
+					t.Fatalf("%v: %v\n%s", argv, err, b)
+				}
+			}
+			return session{args: []string{"--args", program, lib}, do: []string{"break reached", "run"}, then: []string{"continue"}}
+		},
+		"libraries by many names": func(t *testing.T) session {
+			dir := filepath.Dir(source(t, "loads.c", loads, "gcc", "-g"))
+			link := filepath.Join(dir, "link.so")
+			if err := os.Symlink(lib, link); err != nil {
+				t.Fatal(err)
+			}
+			copied(t, lib, filepath.Join(dir, "here.so"))
+			return session{dir: dir, args: []string{"--args", "./loads", link, lib, "./here.so", "libm.so.6", "libm.so.6"},
+				do: []string{"break reached", "run", "info sharedlibrary"}, then: []string{"continue"}}
+		},
+		"another folder": func(t *testing.T) session {
+			return session{dir: "/", args: []string{"--args", filepath.Join(bin, "from_file")}, do: []string{"break foo", "run"}, then: []string{"continue"}}
+		},
+		"two inferiors": func(t *testing.T) session {
+			return session{args: []string{filepath.Join(bin, "from_file")}, do: []string{"break foo", "run", "add-inferior -exec " + filepath.Join(bin, "from_file"),
+				"inferior 2", "run", "info inferiors"}, then: []string{"kill inferiors 1 2"}}
+		},
+		"followed children": func(t *testing.T) session {
+			program := source(t, "loads.c", loads, "gcc", "-g")
+			return session{args: []string{"--args", program, lib}, do: []string{"set detach-on-fork off", "set follow-exec-mode new", "catch exec",
+				"set follow-fork-mode child", "run", "info inferiors"}, then: []string{"kill"}}
+		},
+		"namespaces of its own": func(t *testing.T) session {
+			scene.Require(t, "root")
+			return session{wrap: []string{"unshare", "-m"}, args: []string{"--args", filepath.Join(bin, "from_file")},
+				do: []string{"break foo", "run"}, then: []string{"continue"}}
+		},
+		"the prompt": func(t *testing.T) session { return session{do: []string{"show version"}} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := prepare(t)
+			record := filepath.Join(t.TempDir(), "record")
+			gdb := scene.StartGDB(t, scene.GDB{Dir: s.dir, Args: s.args,
+				Launcher: append(append(append([]string{}, behind...), binary(t), "trace", "-o", record, "--"), s.wrap...)})
+			gdb.Expect(scene.Prompt)
+			for _, line := range s.do {
+				gdb.Command(line)
+			}
+			tracer, err := strconv.Atoi(statusLine(t, gdb.PID, "TracerPid"))
+			if err != nil || tracer == 0 {
+				t.Fatalf("tracer %d, %v", tracer, err)
+			}
+			if err := syscall.Kill(tracer, syscall.SIGTERM); err != nil {
+				t.Fatal(err)
+			}
+			untraced(t, gdb.PID)
+			eventually(t, "the recording is whole", func() bool {
+				b, err := os.ReadFile(record)
+				return err == nil && strings.Contains(string(b), `{"type":"end"`) && strings.Count(string(b), `"name":"openat"`) > 50
+			})
+			healthy(t, gdb, strconv.Itoa(gdb.PID))
+			healthy(t, gdb, record)
+			for _, line := range s.then {
+				gdb.Send(line)
+			}
+			gdb.Send("quit")
+		})
+	}
+}
+
+// healthy fails the test if explain has anything to say.
+func healthy(t *testing.T, gdb *scene.Session, of string) {
+	t.Helper()
+	d, code := diagnosis(t, of)
+	if code != exitNothing || len(d.Findings) > 0 || len(d.Risks) > 0 || d.Verdict != analyze.VerdictBlocked && d.Verdict != analyze.VerdictOK {
+		b, err := json.MarshalIndent(d, "", " ")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Errorf("explain %s: exit code %d\n%s\n%s", filepath.Base(of), code, b, gdb.Output())
+	}
+	if out, stderr, _ := whosefd(t, "table", "--findings", "--show", "calls", "--format", "csv", of); of != strconv.Itoa(gdb.PID) && strings.Count(out, "\n") > 1 {
+		t.Errorf("marked calls:\n%s%s", out, stderr)
+	}
+}
+
+// copied copies a file.
+func copied(t *testing.T, from, to string) {
+	t.Helper()
+	b, err := os.ReadFile(from)
+	if err == nil {
+		err = os.WriteFile(to, b, 0o700)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
