@@ -301,12 +301,14 @@ func (c *Case) htmlStack(s *analyze.Stack) htmlStack {
 // noCalls says why there are no calls, and how to get them.
 func (c *Case) noCalls() string {
 	switch {
-	case c.Excerpt.Total > 0:
+	case len(c.Excerpt.Calls()) > 0:
 		return ""
-	case c.Excerpt.Session.Source == "trace":
-		return "The recording has no calls."
+	case c.Excerpt.Total > 0:
+		return fmt.Sprintf("None of the %d calls was to be kept.", c.Excerpt.Total)
+	case c.Excerpt.Session.Source == "snapshot":
+		return "A look at a running debugger has no calls in it. To have them, record the debugger from its start (whosefd trace -o FILE -- gdb …) and report on that file."
 	}
-	return "A look at a running debugger has no calls in it. To have them, record the debugger from its start (whosefd trace -o FILE -- gdb …) and report on that file."
+	return "The evidence has no calls."
 }
 
 // noStack says why there is no backtrace, and how to get one.

@@ -315,6 +315,9 @@ func TestPageSize(t *testing.T) {
 		t.Errorf("%d bytes", len(page))
 	}
 	checkPage(t, c)
+	if page := checkPage(t, caseWith(0, evs[:10])); !strings.Contains(page, "None of the 9 calls was to be kept.") || !strings.Contains(page, `id="t-descriptors"`) {
+		t.Error("without calls: not said")
+	}
 }
 
 // What must not be in a report outside of code: anything that a tracker makes
