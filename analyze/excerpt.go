@@ -29,6 +29,8 @@ type Excerpt struct {
 	Total     int64         // calls seen
 	inferiors map[event.PID]event.Process
 
+	timed bool // some call has a time
+
 	limit int
 	kept  []*ExcerptRow // of the older calls
 	// first and near are how many more of the first calls, and of those near to
@@ -79,6 +81,7 @@ func (e *Excerpt) Add(ev event.Event, mark Mark) {
 
 func (e *Excerpt) call(ev *event.Syscall, mark Mark) {
 	e.Total++
+	e.timed = e.timed || ev.T != 0
 	if e.limit == 0 {
 		return
 	}
@@ -155,6 +158,10 @@ func (e *Excerpt) Calls() []*ExcerptRow {
 	}
 	return rows
 }
+
+// Untimed says that the evidence is a log that does not say when its calls were
+// made.
+func (e *Excerpt) Untimed() bool { return e.Session.Source == "strace" && !e.timed }
 
 // Inferiors gives the inferiors, in the order of their numbers.
 func (e *Excerpt) Inferiors() []event.Process {

@@ -273,7 +273,7 @@ func (c *Case) htmlFinding(i int, calls []*analyze.ExcerptRow) htmlFinding {
 	}
 	s := newScenery(f, d, c.Descriptors)
 	h.Pictures = []template.HTML{s.svg(wideSheet, h.ID+"-w"), s.svg(slimSheet, h.ID+"-s")}
-	for _, m := range timeline(f, calls) {
+	for _, m := range timeline(f, calls, c.Excerpt.Untimed()) {
 		class := map[string]string{"reads the name": "name", "opens it": "open", "reads it": "read", "hangs here": "hang"}[m.role]
 		h.Timeline = append(h.Timeline, htmlMoment{m.skipped, m.number, m.since, m.time, m.tid, m.call, m.on, m.result, m.took, m.role, m.mark, class})
 	}

@@ -233,7 +233,7 @@ func TestPagePicture(t *testing.T) {
 func TestTimeline(t *testing.T) {
 	c := caseWith(100, scenes(t)["trace-hang"])
 	got := map[string]int{}
-	moments := timeline(&c.Diagnosis.Findings[0], c.Excerpt.Calls())
+	moments := timeline(&c.Diagnosis.Findings[0], c.Excerpt.Calls(), false)
 	for _, m := range moments {
 		got[m.role]++
 		if m.role == "opens it" && m.since != "0" || m.role == "hangs here" && !strings.HasPrefix(m.since, "+") || m.role == "reads the name" && !strings.HasPrefix(m.since, "−") {
@@ -262,7 +262,7 @@ func TestTimeline(t *testing.T) {
 	}
 	var numbers []int64
 	total := int64(0)
-	for _, m := range timeline(f, rows) {
+	for _, m := range timeline(f, rows, false) {
 		total += 1 + m.skipped
 		if m.role == "reads the name" {
 			numbers = append(numbers, m.number)
@@ -272,10 +272,17 @@ func TestTimeline(t *testing.T) {
 		t.Errorf("name read in calls %v, %d calls in all of %d", numbers, total, len(rows))
 	}
 	// Half of a name is chance.
-	if got := timeline(f, append([]*analyze.ExcerptRow{read("lf/fd/4\x00")}, open)); got[0].role != "" {
+	if got := timeline(f, append([]*analyze.ExcerptRow{read("lf/fd/4\x00")}, open), false); got[0].role != "" {
 		t.Errorf("%+v", got[0])
 	}
-	if got := timeline(f, rows[:len(rows)-1]); got != nil {
+	// A log without times has none in its report.
+	got2 := timeline(f, rows, true)
+	for i, m := range got2 {
+		if want := sinceCalls(m.number - int64(len(rows))); m.since != want || m.time != "" || i == len(got2)-2 && m.since != "−1 call" {
+			t.Errorf("call %d: %q %q", m.number, m.since, m.time)
+		}
+	}
+	if got := timeline(f, rows[:len(rows)-1], false); got != nil {
 		t.Errorf("a timeline without the opening: %+v", got)
 	}
 }

@@ -205,8 +205,8 @@ func (m *markdown) finding(i int) {
 	if i >= maxPictures {
 		return
 	}
-	if lines := timelineText(timeline(f, m.c.Excerpt.Calls())); len(lines) > 0 {
-		m.line("\n**The calls around it**, and when they were made, from the opening on\n")
+	if lines := timelineText(timeline(f, m.c.Excerpt.Calls(), m.c.Excerpt.Untimed())); len(lines) > 0 {
+		m.line("\n**The calls around it**, counted from the opening on\n")
 		m.code(strings.Join(lines, "\n"))
 	}
 }

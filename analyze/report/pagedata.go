@@ -101,7 +101,7 @@ func pageData(c *Case, calls []*analyze.ExcerptRow) ([]byte, error) {
 		Texts  []string    `json:"texts"`
 		Tables []pageTable `json:"tables"`
 	}
-	data.Tables = []pageTable{callData(tx, calls, focus), summaryData(tx, c.Tables.Summary()), descriptorData(tx, c)}
+	data.Tables = []pageTable{callData(tx, calls, focus, !c.Excerpt.Untimed()), summaryData(tx, c.Tables.Summary()), descriptorData(tx, c)}
 	data.Texts = tx.list
 	b, err := json.Marshal(data)
 	if err != nil {
@@ -110,7 +110,7 @@ func pageData(c *Case, calls []*analyze.ExcerptRow) ([]byte, error) {
 	return b, nil
 }
 
-func callData(tx *texts, calls []*analyze.ExcerptRow, focus int) pageTable {
+func callData(tx *texts, calls []*analyze.ExcerptRow, focus int, timed bool) pageTable {
 	t := pageTable{Name: "calls", Rows: len(calls), Cols: newColumns(
 		pageColumn{Name: "#", Kind: "int"}, pageColumn{Name: "time, s", Kind: "time"}, pageColumn{Name: "thread", Kind: "int", Pick: "all threads"},
 		pageColumn{Name: "call", Kind: "text", Pick: "all calls"}, pageColumn{Name: "on", Kind: "text"}, pageColumn{Name: "result", Kind: "text"},
@@ -129,7 +129,7 @@ func callData(tx *texts, calls []*analyze.ExcerptRow, focus int) pageTable {
 			result += " " + s
 		}
 		t.Cols[0].add(r.Number)
-		t.Cols[1].add(int64(r.Call.T))
+		t.Cols[1].addOpt(timed, int64(r.Call.T))
 		t.Cols[2].add(int64(r.Call.TID))
 		t.Cols[3].add(tx.of(cells.call))
 		t.Cols[4].add(tx.of(cells.on))
@@ -162,7 +162,7 @@ func summaryData(tx *texts, rows []analyze.SummaryRow) pageTable {
 }
 
 func descriptorData(tx *texts, c *Case) pageTable {
-	rows := c.Tables.Descriptors()
+	rows, timed := c.Tables.Descriptors(), !c.Excerpt.Untimed()
 	t := pageTable{Name: "descriptors", Rows: len(rows), Cols: newColumns(
 		pageColumn{Name: "fd", Kind: "int"}, pageColumn{Name: "target", Kind: "text"}, pageColumn{Name: "made by", Kind: "text"},
 		pageColumn{Name: "name", Kind: "text"}, pageColumn{Name: "opened, s", Kind: "time"}, pageColumn{Name: "closed, s", Kind: "time"},
@@ -179,8 +179,8 @@ func descriptorData(tx *texts, c *Case) pageTable {
 		t.Cols[1].add(tx.of(name))
 		t.Cols[2].add(tx.of(Clean(r.Call)))
 		t.Cols[3].add(tx.of(Clean(string(r.Name))))
-		t.Cols[4].addOpt(r.Opened.Known, int64(r.Opened.Val))
-		t.Cols[5].addOpt(r.Closed.Known, int64(r.Closed.Val))
+		t.Cols[4].addOpt(timed && r.Opened.Known, int64(r.Opened.Val))
+		t.Cols[5].addOpt(timed && r.Closed.Known, int64(r.Closed.Val))
 		t.Cols[6].addOpt(r.Reads != 0, r.Reads)
 		t.Cols[7].addOpt(r.Bytes != 0, r.Bytes)
 		t.Cols[8].addOpt(r.ReadUS > 0, r.ReadUS)

@@ -122,6 +122,9 @@ func debuggerTable(f *analyze.Finding, d *analyze.Diagnosis, listed []event.Desc
 	if same := f.Opened.SameAsFD; f.Opened.FD.Known && len(same) > 0 {
 		all := slices.Sorted(slices.Values(append([]event.FD{f.Opened.FD.Val}, same...)))
 		t.note = fmt.Sprintf("%s are one file: device %d, inode %d", list(all), opened.Dev, opened.Ino)
+		if opened.Dev == 0 { // a log does not say
+			t.note = fmt.Sprintf("%s are one file: inode %d", list(all), opened.Ino)
+		}
 	}
 	t.shorten()
 	return t

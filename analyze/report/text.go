@@ -206,11 +206,11 @@ func (p *page) tables(f *analyze.Finding, d *analyze.Diagnosis) {
 
 // timeline shows the calls around the opening of the file.
 func (p *page) timeline(f *analyze.Finding) {
-	lines := timelineText(timeline(f, p.more.Excerpt.Calls()))
+	lines := timelineText(timeline(f, p.more.Excerpt.Calls(), p.more.Excerpt.Untimed()))
 	if len(lines) == 0 {
 		return
 	}
-	p.line("  The calls around it, and when they were made, from the opening on")
+	p.line("  The calls around it, counted from the opening on")
 	for _, l := range lines {
 		if p.st.Width > 0 {
 			l = cut(l, p.st.Width-2)

@@ -34,8 +34,9 @@ type moment struct {
 }
 
 // timeline gives the calls around the one by which the file of a finding was
-// opened; none if that call is not among the rows.
-func timeline(f *analyze.Finding, rows []*analyze.ExcerptRow) []moment {
+// opened; none if that call is not among the rows. Without times it says how
+// many calls lie between.
+func timeline(f *analyze.Finding, rows []*analyze.ExcerptRow, untimed bool) []moment {
 	at := opening(f, rows)
 	if at < 0 {
 		return nil
@@ -62,6 +63,9 @@ func timeline(f *analyze.Finding, rows []*analyze.ExcerptRow) []moment {
 		m := moment{number: r.Number, cells: callCells(&r.Call, r.Mark), tid: strconv.Itoa(int(r.Call.TID)), role: roles[n], since: since(r.Call.T - opened)}
 		if s := dataText(&r.Call); s != "" {
 			m.result += " " + s
+		}
+		if untimed {
+			m.time, m.since = "", sinceCalls(r.Number-rows[at].Number)
 		}
 		if i > 0 {
 			m.skipped = r.Number - rows[show[i-1]].Number - 1
@@ -169,6 +173,17 @@ func since(t event.Micros) string {
 		return "−" + duration(int64(-t))
 	case t > 0:
 		return "+" + duration(int64(t))
+	}
+	return "0"
+}
+
+// sinceCalls is how many calls a call was made before or after the opening.
+func sinceCalls(n int64) string {
+	switch {
+	case n == -1 || n == 1:
+		return strings.Replace(fmt.Sprintf("%+d call", n), "-", "−", 1)
+	case n != 0:
+		return strings.Replace(fmt.Sprintf("%+d calls", n), "-", "−", 1)
 	}
 	return "0"
 }
