@@ -185,6 +185,7 @@ func TestReportHang(t *testing.T) {
 	if err := syscall.Kill(gdb.Launcher, syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
+	gdb.Wait() // for the trace: the record is whole then, and gdb hangs on
 	untraced(t, gdb.PID)
 	opened := fmt.Sprintf(`pipe:\[\d+\], descriptor %d, the same as its own`, fd)
 	meant := fmt.Sprintf(`belongs to from_memory \(pid %d\)`, inferior)
