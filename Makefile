@@ -2,6 +2,7 @@
 
 PREFIX   = /usr/local
 FUZZTIME = 10s
+SOAK     = 10m
 VERSION := $(shell git describe --always --dirty 2>/dev/null || echo dev)
 
 GO_BUILD = go build -trimpath -buildvcs=false -ldflags '-X main.version=$(VERSION)'
@@ -13,7 +14,7 @@ DEMO_DEPS  = $(BUILD_DEPS) gdb
 TEST_DEPS  = $(DEMO_DEPS) g++ gdbserver strace binutils xz-utils python3
 LINT_DEPS  = shellcheck
 
-.PHONY: all build samples demo test lint bench fuzz deps install clean help
+.PHONY: all build samples demo test lint bench soak fuzz deps install clean help
 .NOTPARALLEL:
 
 ## all (or build): bin/whosefd, one static file
@@ -55,6 +56,11 @@ lint:
 bench: build samples
 	sh .ci/deps $(DEMO_DEPS) strace jq mawk
 	go run ./samples/bench -whosefd bin/whosefd
+
+## soak: end whosefd in every way at random moments, for SOAK (10m), and see what gdb says
+soak: build samples
+	sh .ci/deps $(DEMO_DEPS)
+	go run ./samples/soak -whosefd bin/whosefd -for $(SOAK)
 
 ## fuzz: each fuzz target for FUZZTIME (10s)
 fuzz:
