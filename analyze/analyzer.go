@@ -132,7 +132,7 @@ func (a *Analyzer) Add(ev event.Event) Mark {
 		a.listing = a.listing || ev.PID == a.debugger.PID
 	case *event.Stack:
 		if _, known := a.stacks[ev.TID]; known || len(a.stacks) < maxStacks {
-			a.stacks[ev.TID] = Stack{TID: ev.TID, Frames: slices.Clone(ev.Frames), Error: ev.Error, StoppedUS: ev.StoppedUS}
+			a.stacks[ev.TID] = Stack{TID: ev.TID, Frames: slices.Clone(ev.Frames), Call: ev.Call, Error: ev.Error, StoppedUS: ev.StoppedUS}
 		} else {
 			a.dropped++
 		}

@@ -206,6 +206,7 @@ type Risk struct {
 type Stack struct {
 	TID       event.TID     `json:"tid"`
 	Frames    []event.Frame `json:"frames"`
+	Call      string        `json:"call,omitempty"`  // taken in this call, before the present one
 	Error     string        `json:"error,omitempty"` // why it ends early
 	StoppedUS int64         `json:"stopped_us,omitempty"`
 }

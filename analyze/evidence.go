@@ -142,11 +142,11 @@ func (a *Analyzer) evidenceOfReads(ev *facts, o *opened) {
 	me := a.short(a.debugger.PID)
 	switch {
 	case o.bytes > 0:
-		ev.add("read", "%s then read %s from it in %s.", me, count(o.bytes, "byte"), count(o.reads, "call"))
+		ev.add("read", "%s then read %s from it in %s.", capital(me), count(o.bytes, "byte"), count(o.reads, "call"))
 	case o.readErrno != "":
 		ev.add("read", "Reading from it failed with %s.", o.readErrno)
 	case o.mapped:
-		ev.add("read", "%s then mapped it into its memory.", me)
+		ev.add("read", "%s then mapped it into its memory.", capital(me))
 	}
 }
 
@@ -155,7 +155,7 @@ func (a *Analyzer) evidenceOfWriters(ev *facts, b *event.Blocked) {
 	w := a.writers(b)
 	if !w.searched {
 		if own := a.ownWriters(b); len(own) > 0 {
-			ev.add("pipe-holders", "%s itself holds a write end of this pipe (%s %s).", me, plural(own, "descriptor"), list(own))
+			ev.add("pipe-holders", "%s itself holds a write end of this pipe (%s %s).", capital(me), plural(own, "descriptor"), list(own))
 		}
 		ev.add("not-seen", "Who else holds this pipe open is not in the evidence.")
 		return
@@ -203,7 +203,7 @@ func (a *Analyzer) evidenceOfOrigin(ev *facts, s *suspect) {
 		if lm := s.meant.lm; lm != nil && lm.PID == o.pid && lm.NameAddr == o.addr {
 			where = fmt.Sprintf(", the name in entry %d of its list of libraries", lm.Index)
 		}
-		ev.add("provenance", "%s read this name out of the memory of %s, at %s%s%s%s.", me, a.who(o.pid), o.addr, where, o.shown(), a.before(o.ago))
+		ev.add("provenance", "%s read this name out of the memory of %s, at %s%s%s%s.", capital(me), a.who(o.pid), o.addr, where, o.shown(), a.before(o.ago))
 		if s.meant.lm == nil && o.entry != 0 {
 			ev.add("link_map", "Before that it read the entry of the list of libraries (link_map) of %s at %s, which points to this name, for an object loaded at %s: it belongs to that process.",
 				a.who(o.pid), o.entry, o.loaded)

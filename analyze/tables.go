@@ -107,6 +107,7 @@ type Tables struct {
 	debugger    event.PID
 	theirs      map[ident]bool // files of inferiors
 	last        event.Micros
+	log         bool // of strace
 	ended       bool
 	unsummed    int64 // calls beyond maxCallNames
 	untracked   int64 // descriptors beyond maxOpenFDs
@@ -146,6 +147,7 @@ func (t *Tables) Add(ev event.Event, mark Mark) {
 		if ev.Debugger != nil {
 			t.debugger = ev.Debugger.PID
 		}
+		t.log = ev.Source == "strace"
 	case *event.Syscall:
 		t.syscall(ev, mark)
 	case *event.Descriptor:
@@ -417,6 +419,9 @@ func (t *Tables) read(ev *event.Syscall, key fdKey, completes bool) {
 	}
 	r.ReadUS += max(0, ev.DurUS.Or(0))
 }
+
+// Untimed says that the evidence is a log without times.
+func (t *Tables) Untimed() bool { return t.log && t.last == 0 }
 
 // Calls gives the rows of the calls, oldest first, and how many older ones
 // were cut off.

@@ -37,7 +37,10 @@ func newPicture(f *analyze.Finding, d *analyze.Diagnosis) picture {
 	p := picture{
 		name:   Clean(string(f.Name)),
 		opened: side{who: "resolved by " + person(d, f.Opened.PID), target: verb + ": " + target(&f.Opened.Target)},
-		meant:  side{who: "belongs to " + person(d, 0), target: "meant: not known"},
+		meant:  side{who: "belongs to an inferior", target: "meant: not known"},
+	}
+	if f.Inferior != 0 {
+		p.meant.who = "belongs to " + person(d, f.Inferior)
 	}
 	if f.Opened.FD.Known {
 		p.opened.details = append(p.opened.details, fmt.Sprintf("descriptor %d", f.Opened.FD.Val))

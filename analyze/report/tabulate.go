@@ -61,7 +61,7 @@ func Calls(w io.Writer, t *analyze.Tables, f Format, st Style) error {
 	}
 	tbl := callTable()
 	for i := range rows {
-		addCall(tbl, &rows[i])
+		addCall(tbl, &rows[i], t.Untimed())
 	}
 	if cut > 0 {
 		tbl.notes = append(tbl.notes, fmt.Sprintf("%d earlier calls are not shown: the last %d are kept.", cut, analyze.MaxCallRows))
@@ -76,9 +76,12 @@ func callTable() *table {
 	}}
 }
 
-func addCall(t *table, r *analyze.CallRow) {
+func addCall(t *table, r *analyze.CallRow, untimed bool) {
 	c := callCells(&r.Call, r.Mark)
-	t.add(c.mark != "", c.time, strconv.Itoa(int(r.Call.TID)), c.call, c.on, c.result, c.took, c.mark)
+	if untimed {
+		c.time = ""
+	}
+	t.add(c.mark != "", c.time, thread(r.Call.TID), c.call, c.on, c.result, c.took, c.mark)
 }
 
 // CaseCSV writes the tables of a report as CSV: "calls", "summary", "fds", or
@@ -86,7 +89,7 @@ func addCall(t *table, r *analyze.CallRow) {
 func CaseCSV(w io.Writer, c *Case, which string) error {
 	calls := callTable()
 	for _, r := range c.Excerpt.Calls() {
-		addCall(calls, &r.CallRow)
+		addCall(calls, &r.CallRow, c.Tables.Untimed())
 	}
 	if which == "calls" {
 		return calls.csv(w)
@@ -126,7 +129,7 @@ func Summary(w io.Writer, t *analyze.Tables, f Format, st Style) error {
 		{name: "total", right: true}, {name: "max", right: true},
 	}}
 	for _, r := range rows {
-		tbl.add(false, Clean(r.Name), num(r.Calls), blankZero(r.Errors), blankZero(r.Unfinished), duration(r.TotalUS), duration(r.MaxUS))
+		tbl.add(false, Clean(r.Name), num(r.Calls), blankZero(r.Errors), blankZero(r.Unfinished), blankTime(r.TotalUS), blankTime(r.MaxUS))
 	}
 	return tbl.write(w, f, st)
 }
@@ -144,10 +147,7 @@ func Descriptors(w io.Writer, t *analyze.Tables, f Format, st Style) error {
 	}}
 	for i := range rows {
 		r := &rows[i]
-		took := ""
-		if r.ReadUS > 0 {
-			took = duration(r.ReadUS)
-		}
+		took := blankTime(r.ReadUS)
 		if r.Waiting {
 			took = strings.TrimSpace(took + " …")
 		}
@@ -156,21 +156,26 @@ func Descriptors(w io.Writer, t *analyze.Tables, f Format, st Style) error {
 			continue
 		}
 		mark := markText(analyze.Mark{Rule: r.Rule, Effect: r.Effect})
-		tbl.add(mark != "", strconv.Itoa(int(r.FD)), target(r.Target), Clean(r.Call), Clean(string(r.Name)), opened(r), closed(r),
+		tbl.add(mark != "", strconv.Itoa(int(r.FD)), target(r.Target), Clean(r.Call), Clean(string(r.Name)), opened(r, t.Untimed()), closed(r, t.Untimed()),
 			blankZero(r.Reads), blankZero(r.Bytes), took, whose(r.Whose), mark)
 	}
 	return tbl.write(w, f, st)
 }
 
-func opened(r *analyze.FDRow) string {
-	if r.Opened.Known {
+func opened(r *analyze.FDRow, untimed bool) string {
+	switch {
+	case r.Opened.Known && untimed:
+		return "yes"
+	case r.Opened.Known:
 		return r.Opened.Val.String()
 	}
 	return "before"
 }
 
-func closed(r *analyze.FDRow) string {
+func closed(r *analyze.FDRow, untimed bool) string {
 	switch {
+	case r.Closed.Known && untimed:
+		return "yes"
 	case r.Closed.Known:
 		return r.Closed.Val.String()
 	case r.Gone:
@@ -192,6 +197,22 @@ func whose(o analyze.Whose) string {
 }
 
 func num(n int64) string { return strconv.FormatInt(n, 10) }
+
+// thread is a thread id; blank where a log does not tell it.
+func thread(tid event.TID) string {
+	if tid <= 0 {
+		return ""
+	}
+	return strconv.Itoa(int(tid))
+}
+
+// blankTime is a sum of times; blank where none was measured.
+func blankTime(us int64) string {
+	if us == 0 {
+		return ""
+	}
+	return duration(us)
+}
 
 func blankZero(n int64) string {
 	if n == 0 {

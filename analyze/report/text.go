@@ -139,7 +139,9 @@ func (p *page) finding(f *analyze.Finding, i int, d *analyze.Diagnosis) {
 func person(d *analyze.Diagnosis, pid event.PID) string {
 	comm := event.Text("")
 	if d.Debugger != nil && d.Debugger.PID == pid {
-		comm = d.Debugger.Comm
+		if comm = d.Debugger.Comm; pid == 0 && comm == "" {
+			return "the debugger"
+		}
 	}
 	for _, inf := range d.Inferiors {
 		if inf.PID == pid {
@@ -147,8 +149,10 @@ func person(d *analyze.Diagnosis, pid event.PID) string {
 		}
 	}
 	switch {
-	case pid == 0:
+	case pid == 0 && comm == "":
 		return "an inferior"
+	case pid == 0:
+		return Clean(string(comm))
 	case comm == "":
 		return fmt.Sprintf("pid %d", pid)
 	}
@@ -264,7 +268,7 @@ func target(t *event.Target) string {
 		return Clean(string(t.Link))
 	case t.Error != "":
 		return "nothing (" + Clean(t.Error) + ")"
-	case t.Identified():
+	case t.Dev != 0 || t.Ino != 0:
 		return fmt.Sprintf("%s, device %d, inode %d", Clean(string(t.Kind)), t.Dev, t.Ino)
 	}
 	return Clean(string(t.Kind))
@@ -301,7 +305,13 @@ func stackTitle(s *analyze.Stack, d *analyze.Diagnosis) string {
 	if s.StoppedUS > 0 {
 		stopped = fmt.Sprintf(" (stopped for %s to read it)", duration(s.StoppedUS))
 	}
-	return fmt.Sprintf("Backtrace of thread %d of %s%s", s.TID, who, stopped)
+	if s.Call != "" {
+		stopped = fmt.Sprintf(", in the call before the present one, %s", Clean(s.Call))
+	}
+	if s.TID > 0 {
+		who = fmt.Sprintf("thread %d of %s", s.TID, who)
+	}
+	return fmt.Sprintf("Backtrace of %s%s", who, stopped)
 }
 
 // holds says which name a frame has on its part of the stack.
@@ -312,7 +322,10 @@ func holds(s *event.FrameString) string {
 // frame is a frame as gdb shows it: 0x… in function () at file:line, or from
 // module+offset.
 func frame(f *event.Frame) string {
-	s := f.PC.String() + " in "
+	s := ""
+	if f.PC != 0 { // a strace log does not tell it
+		s = f.PC.String() + " in "
+	}
 	if f.Function != "" {
 		s += Clean(f.Function)
 		if !strings.HasSuffix(f.Function, ")") {

@@ -253,8 +253,7 @@ func finished(text []byte) bool {
 // finish reads the whole text of a call. since is not nil for one that was
 // interrupted by lines of others: it says when it began.
 func (p *parser) finish(t *thread, info *callInfo, text []byte, since *event.Micros) outcome {
-	t.of = info
-	p.last, p.stacking = t, false
+	p.last, p.lastCall, p.stacking = t, info, false
 	if info.what == counted {
 		r, ok := ending(text)
 		if !ok {

@@ -65,13 +65,18 @@ func (p *parser) unfinished(t *thread) {
 			s.Error = string(bytes.ToValidUTF8(bytes.TrimSpace(line), []byte("?")))
 		}
 	}
-	if s.Error == "" && (t.of == nil || t.of.Name != info.Name) && t.of != nil {
-		s.Error = fmt.Sprintf("this is where the thread was in its call before, %s: strace shows a backtrace only when a call has ended", t.of.Name)
+	if t.of != nil && t.of.Name != info.Name {
+		s.Call = t.of.Name
 	}
 	if len(s.Frames) > 0 {
 		p.emit(s)
 	}
 }
+
+// maxFunction is how far into a function a frame can be, in bytes. strace gives
+// the name of the symbol before it, however far that is: in a program without
+// symbols, of some function that has nothing to do with it.
+const maxFunction = 1 << 14
 
 // frame reads /usr/lib/libc.so.6(__read+0xd) [0xf82ed] and, with -kk, the source
 // line behind it.
@@ -94,6 +99,10 @@ func frame(b []byte) (f event.Frame, ok bool) {
 	if end := bytes.LastIndexByte(function, ')'); end > 0 {
 		function = function[:end]
 		if plus := bytes.LastIndex(function, []byte("+0x")); plus >= 0 {
+			c := cursor{b: function, i: plus + 1}
+			if into, ok := c.number(); !ok || into > maxFunction {
+				return f, true
+			}
 			function = function[:plus]
 		}
 		f.Function = string(bytes.ToValidUTF8(function, []byte("?")))

@@ -24,9 +24,10 @@ type parser struct {
 	processes int
 	threads   map[event.TID]*thread
 	cur       *thread
-	// last is the thread whose call a backtrace that follows belongs to;
-	// stacking says that lines of it were read.
+	// last is the thread whose call a backtrace that follows belongs to, lastCall
+	// that call; stacking says that lines of it were read.
 	last     *thread
+	lastCall *callInfo
 	stacking bool
 
 	inferiors    map[event.PID]*event.Inferior
@@ -98,12 +99,23 @@ func (p *parser) line(line []byte, whole bool, tid event.TID, at where) {
 // log reads a line of strace's; false where it is none.
 func (p *parser) log(line []byte, whole bool, tid event.TID) bool {
 	h, body := cutHead(line)
-	if h.clock != clockNone {
-		p.tick(&h)
-	}
 	if len(body) == 0 {
 		return true
 	}
+	if h.clock == clockNone {
+		return p.body(&h, body, whole, tid)
+	}
+	timed, now, days := p.timed, p.now, p.days
+	p.tick(&h)
+	ok := p.body(&h, body, whole, tid)
+	if !ok { // the number was no time
+		p.timed, p.now, p.days = timed, now, days
+	}
+	return ok
+}
+
+// body reads what is behind the head of a line.
+func (p *parser) body(h *head, body []byte, whole bool, tid event.TID) bool {
 	if h.tid == 0 {
 		if h.tid = tid; tid == 0 {
 			h.tid = p.mainTID
@@ -111,16 +123,16 @@ func (p *parser) log(line []byte, whole bool, tid event.TID) bool {
 	}
 	switch ch := body[0]; {
 	case isName[ch]:
-		return p.begin(&h, body, whole)
+		return p.begin(h, body, whole)
 	case ch == '<':
-		return p.resume(&h, body, whole)
+		return p.resume(h, body, whole)
 	case ch == ' ':
 		return p.indented(body)
 	case ch == '-':
 		p.last = nil // the backtrace behind a signal is that of no call
 		return bytes.HasPrefix(body, []byte("--- "))
 	case ch == '+':
-		return p.gone(&h, body)
+		return p.gone(h, body)
 	}
 	return false
 }
@@ -341,7 +353,7 @@ func (p *parser) indented(body []byte) bool {
 	case bytes.HasPrefix(rest, []byte("> ")):
 		if t := p.last; t != nil {
 			if !p.stacking {
-				t.stack, p.stacking = t.stack[:0], true
+				t.stack, t.of, p.stacking = t.stack[:0], p.lastCall, true
 			}
 			if len(t.stack)+len(rest) < maxStack {
 				t.stack = append(append(t.stack, rest[2:]...), '\n')

@@ -3,6 +3,7 @@ package straceio
 import (
 	"bytes"
 	"path"
+	"slices"
 	"strings"
 
 	"whosefd/tracer/event"
@@ -181,13 +182,13 @@ func (p *parser) execed(t *thread, name event.Text, args []byte) {
 			return
 		}
 	}
-	debugger := p.session.Debugger
-	if debugger.Exe == name && len(p.out.items) <= 1 {
-		return // the first call of the log: it is in the session already
+	was, is := p.session.Debugger, &event.Process{PID: t.proc.pid, Cwd: p.session.Debugger.Cwd}
+	describe(is, name, args)
+	if is.PID == was.PID && is.Exe == was.Exe && slices.Equal(is.Cmdline, was.Cmdline) {
+		return // looking ahead has told it already
 	}
 	s := *p.session
-	s.Debugger = &event.Process{PID: t.proc.pid, Cwd: debugger.Cwd}
-	describe(s.Debugger, name, args)
+	s.Debugger = is
 	p.session = &s
 	p.emit(&s)
 }

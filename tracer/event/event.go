@@ -280,6 +280,9 @@ type Stack struct {
 	PID    PID     `json:"pid"`
 	TID    TID     `json:"tid"`
 	Frames []Frame `json:"frames"`
+	// Call is the call in which it was taken, where that is not the one that the
+	// thread is in: strace -k shows a backtrace when a call has ended.
+	Call string `json:"call,omitempty"`
 	// Error is why the unwinding ended before the outermost frame.
 	Error string `json:"error,omitempty"`
 	// StoppedUS is for how long the thread was stopped for it, in microseconds.
