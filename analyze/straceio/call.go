@@ -398,10 +398,14 @@ func (a *args) arg(kind decode.Arg) {
 	case decode.StatBuf, decode.StatxBuf:
 		start := a.i
 		if a.at("{") {
-			if n := bytes.IndexByte(a.b[a.i:], '}'); n >= 0 {
+			n := bytes.IndexByte(a.b[a.i:], '}')
+			if n >= 0 && bytes.IndexByte(a.b[a.i:a.i+n], '{') < 0 {
 				a.i += n + 1
-				a.stat = a.b[start:a.i]
+			} else { // with -v there are structures in it
+				a.i = start
+				a.skip()
 			}
+			a.stat = a.b[start:a.i]
 		}
 	case decode.OpenHow:
 		a.openHow()
@@ -471,39 +475,54 @@ func (a *args) buf() {
 
 // flags reads the argument that stands in the column of flags.
 func (a *args) flags(kind decode.Arg) {
-	start := a.i
-	if a.i < len(a.b) && a.b[a.i] >= '0' && a.b[a.i] <= '9' {
-		n, ok := a.number()
-		text, named := a.comment()
-		switch {
-		case named && !bytes.Contains(text, []byte("???")):
-			a.ev.Flags = a.p.string(text)
-		case ok && (a.i >= len(a.b) || a.b[a.i] == ',' || a.b[a.i] == ')'):
-			if s := a.p.table.Format(kind, uint64(n)); s != "0" {
-				a.ev.Flags = s
-			}
-		default:
-			a.i = start
-			a.ev.Flags = a.p.string(a.token())
-		}
-	} else {
-		a.ev.Flags = a.p.string(a.token())
+	text := bytes.TrimPrefix(a.token(), []byte("|")) // statx with -X raw leaves out a 0
+	if len(text) > 0 && text[0] >= '0' && text[0] <= '9' {
+		text = a.p.named(kind, text)
+	}
+	if string(text) != "0" {
+		a.ev.Flags = a.p.string(text)
 	}
 	if kind == decode.MapFlags {
 		a.ev.Flags = a.p.mapFlags(a.prot, a.ev.Flags)
 	}
 }
 
+// named gives the names of flags that are shown as numbers (-X raw), perhaps
+// with their names behind them (-X verbose): "0 /* A */|0x900 /* B|C */".
+func (p *parser) named(kind decode.Arg, text []byte) []byte {
+	c, v := cursor{b: text}, uint64(0)
+	names := p.scratch[:0]
+	for {
+		n, ok := c.number()
+		if !ok {
+			return text
+		}
+		v |= uint64(n)
+		if name, ok := c.comment(); ok && names != nil && !bytes.Contains(name, []byte("???")) {
+			if len(names) > 0 {
+				names = append(names, '|')
+			}
+			names = append(names, name...)
+		} else {
+			names = nil // ours are as good
+		}
+		if !c.at("|") {
+			break
+		}
+	}
+	if c.i < len(text) {
+		return text
+	}
+	if p.scratch = names; len(names) > 0 {
+		return names
+	}
+	return []byte(p.table.Format(kind, v))
+}
+
 // mapFlags joins the two sets of flags of mmap(2), as [decode.Table.Flags] does.
 func (p *parser) mapFlags(prot []byte, flags string) string {
-	c := cursor{b: prot}
 	if len(prot) > 0 && prot[0] >= '0' && prot[0] <= '9' {
-		n, _ := c.number()
-		if text, ok := c.comment(); ok {
-			prot = text
-		} else {
-			prot = []byte(p.table.Format(decode.Prot, uint64(n)))
-		}
+		prot = bytes.Clone(p.named(decode.Prot, prot))
 	}
 	p.scratch = append(append(append(p.scratch[:0], prot...), ','), flags...)
 	return p.string(p.scratch)

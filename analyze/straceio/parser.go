@@ -203,13 +203,13 @@ func (p *parser) begin(h *head, body []byte, whole bool) bool {
 	}
 	p.keep(info)
 	if len(h.comm) > 0 && t.proc == p.main && p.session.Debugger.Comm == "" {
-		p.named(h.comm)
+		p.rename(h.comm)
 	}
 	return true
 }
 
-// named notes the name of the debugger.
-func (p *parser) named(comm []byte) {
+// rename notes the name of the debugger.
+func (p *parser) rename(comm []byte) {
 	s, d := *p.session, *p.session.Debugger
 	d.Comm = p.text(comm)
 	s.Debugger = &d
