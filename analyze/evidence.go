@@ -295,7 +295,7 @@ func (a *Analyzer) explainCause(s *suspect, f *Finding) event.Text {
 	case RuleReplacedFile:
 		why = fmt.Sprintf("The file that %s has mapped as %s is no longer what the name leads to: it was replaced, deleted or closed after it had been loaded.", them, s.name)
 	}
-	return event.Text(why + " " + a.explainEffect(s, f, me, them))
+	return event.Text(sentences(why + " " + a.explainEffect(s, f, me, them)))
 }
 
 func (a *Analyzer) directories(pid event.PID) string {

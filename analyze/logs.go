@@ -53,6 +53,15 @@ func capital(s string) string {
 	return s
 }
 
+// sentences begins each sentence with a capital.
+func sentences(text string) string {
+	parts := strings.SplitAfter(text, ". ")
+	for i := range parts {
+		parts[i] = capital(parts[i])
+	}
+	return strings.Join(parts, "")
+}
+
 // ownWriters are the descriptors by which the debugger itself can write to the
 // pipe that a thread reads, where nobody has looked for all holders.
 func (a *Analyzer) ownWriters(b *event.Blocked) []event.FD {

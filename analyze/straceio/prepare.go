@@ -22,7 +22,7 @@ type hints struct {
 	clock  clock
 	at     event.Micros // the first time
 	pid    event.PID    // of the lines that name no thread, or of the first thread
-	first  event.TID    // the first thread that is named, and was not made by another
+	first  event.TID    // the lowest thread that is named, and was not made by another
 	calls  int
 	made   []event.TID // by clone(2) and its like
 	exe    event.Text
@@ -106,6 +106,7 @@ const maxMade = 256
 func (p *parser) look(h *hints, s *source) {
 	text := s.buf[s.start:s.end]
 	h.arm = bytes.Contains(text, []byte("aarch64"))
+	last := event.TID(0)
 	for line := range bytes.Lines(text) {
 		line = bytes.TrimRight(line, "\r\n")
 		if bytes.IndexByte(line, 0x1b) >= 0 {
@@ -119,9 +120,13 @@ func (p *parser) look(h *hints, s *source) {
 		if s.in.TID != 0 {
 			tid = s.in.TID
 		}
-		if tid != 0 && h.first == 0 && !slices.Contains(h.made, tid) {
+		// The lines of a program that had threads already can begin with any of
+		// them. Threads come later than their process, and so have higher numbers,
+		// but for the rare time when these start again.
+		if tid != 0 && tid != last && (h.first == 0 || tid < h.first) && !slices.Contains(h.made, tid) {
 			h.first = tid
 		}
+		last = tid
 		if name, ok := callName(body); ok {
 			h.calls++
 			p.lookAt(h, tid, string(name), body)

@@ -336,6 +336,9 @@ func TestExplainStraceLogAttached(t *testing.T) {
 			// Without -y, what gdb had open before is not in the log: neither its
 			// pipe nor whose memory it reads. What it opened and waits in is.
 			d, _ := diagnosis(t, file)
+			if d.Verdict != "hang" || len(d.Findings) != 1 || d.Findings[0].Confidence != analyze.Possible {
+				t.Errorf("%s, findings %+v", d.Verdict, d.Findings)
+			}
 			if d.Debugger == nil || int(d.Debugger.PID) != gdb.PID || d.Debugger.State != "blocked" || !d.Debugger.FD.Is(event.FD(fd)) {
 				b, err := json.Marshal(d)
 				t.Errorf("%s %v", b, err)
