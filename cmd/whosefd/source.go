@@ -21,7 +21,7 @@ import (
 // isSource says whether an argument names files to be read rather than a
 // process.
 func isSource(arg string) bool {
-	return isFile(arg) || strings.TrimLeft(arg, "0123456789") != "" && len(threadFiles(arg)) > 0
+	return arg == "-" || isFile(arg) || strings.TrimLeft(arg, "0123456789") != "" && len(threadFiles(arg)) > 0
 }
 
 // threadFiles gives the files of strace -ff by their prefix, in the order of
