@@ -324,9 +324,14 @@ func (a *Analyzer) withoutList(base suspect, name decode.Name) []suspect {
 	s.different = Possible
 	own := name.Kind == decode.SelfFD && (a.ownPipe(s.opened) || o.errno != "")
 	switch {
+	case o.from != nil && a.mayBeRight(o, &name):
+		return nil
 	case o.from != nil:
 		s.meant.pid = o.from.pid
 		s.different = Likely
+		if name.Kind == decode.Relative {
+			s.different = Possible
+		}
 	case !own || o.errno != "" || o.live == 0:
 		return nil
 	}

@@ -2,9 +2,11 @@ package analyze
 
 import (
 	"fmt"
+	"path"
 	"slices"
 	"strings"
 
+	"whosefd/tracer/decode"
 	"whosefd/tracer/event"
 )
 
@@ -76,6 +78,32 @@ func (a *Analyzer) ownWriters(b *event.Blocked) []event.FD {
 	}
 	slices.Sort(own)
 	return own
+}
+
+// mayBeRight says whether an open of a name that was read from the inferior's
+// memory may have led to the file that is meant, where nothing is known of the
+// inferior: a relative name if both are in one directory, a name below
+// /proc/<its number> always.
+func (a *Analyzer) mayBeRight(o *opened, name *decode.Name) bool {
+	switch name.Kind {
+	case decode.Relative:
+		return o.errno == "" || a.foundElsewhere(o)
+	case decode.PIDFD, decode.PIDPath:
+		return o.errno == "" && name.PID == o.from.pid
+	}
+	return false
+}
+
+// foundElsewhere says whether a file of the same name was opened later: the
+// debugger has searched along a path.
+func (a *Analyzer) foundElsewhere(o *opened) bool {
+	base := path.Base(string(o.name))
+	for _, later := range a.opens() {
+		if later.errno == "" && later.last >= o.first && path.Base(string(later.name)) == base {
+			return true
+		}
+	}
+	return false
 }
 
 // closeOnExec drops the descriptors that an execve closes, as far as it is
