@@ -100,7 +100,7 @@ type Tables struct {
 	summary map[string]*SummaryRow
 	pending map[event.TID]waiting
 
-	open        map[fdKey]*fdRow
+	open        openRows
 	closed      []*fdRow
 	free        []*fdRow
 	older       FDRow // the sum of closed ones that were merged
@@ -122,6 +122,58 @@ type fdKey struct {
 
 type ident struct{ dev, ino uint64 }
 
+// openRows are the rows of descriptors that are open. Those with small numbers
+// of one process, which almost all calls are about, are found without a map.
+type openRows struct {
+	pid   event.PID
+	small [256]*fdRow
+	rest  map[fdKey]*fdRow
+	count int
+}
+
+func (o *openRows) get(key fdKey) *fdRow {
+	if key.pid == o.pid && uint32(key.fd) < uint32(len(o.small)) {
+		return o.small[key.fd]
+	}
+	return o.rest[key]
+}
+
+// set puts a row at a key, or takes it away: nil.
+func (o *openRows) set(key fdKey, row *fdRow) {
+	was := o.get(key)
+	switch {
+	case was == nil && row != nil:
+		o.count++
+	case was != nil && row == nil:
+		o.count--
+	}
+	if o.pid == 0 && o.rest == nil {
+		o.pid, o.rest = key.pid, map[fdKey]*fdRow{}
+	}
+	switch {
+	case key.pid == o.pid && uint32(key.fd) < uint32(len(o.small)):
+		o.small[key.fd] = row
+	case row == nil:
+		delete(o.rest, key)
+	default:
+		o.rest[key] = row
+	}
+}
+
+// all goes through them, in no order.
+func (o *openRows) all(yield func(fdKey, *fdRow) bool) {
+	for fd, row := range o.small {
+		if row != nil && !yield(fdKey{o.pid, event.FD(fd)}, row) {
+			return
+		}
+	}
+	for key, row := range o.rest {
+		if !yield(key, row) {
+			return
+		}
+	}
+}
+
 // waiting is a call that has not ended.
 type waiting struct {
 	since event.Micros
@@ -136,7 +188,7 @@ type waiting struct {
 func NewTables(f Filter) *Tables {
 	return &Tables{
 		filter: f, summary: map[string]*SummaryRow{}, pending: map[event.TID]waiting{},
-		open: map[fdKey]*fdRow{}, theirs: map[ident]bool{},
+		theirs: map[ident]bool{},
 	}
 }
 
@@ -189,7 +241,7 @@ func (t *Tables) descriptor(ev *event.Descriptor) {
 	if t.listed != nil {
 		t.listed[key] = true
 	}
-	row := t.open[key]
+	row := t.open.get(key)
 	if row != nil && (row.Target == nil || row.Target.Same(ev.Target) || !ev.Target.Identified()) {
 		row.setTarget(&ev.Target)
 		return
@@ -202,7 +254,7 @@ func (t *Tables) descriptor(ev *event.Descriptor) {
 
 // start begins a row; nil where there is no room.
 func (t *Tables) start(key fdKey, row FDRow) *fdRow {
-	if len(t.open) >= maxOpenFDs {
+	if t.open.count >= maxOpenFDs {
 		t.untracked++
 		return nil
 	}
@@ -215,16 +267,16 @@ func (t *Tables) start(key fdKey, row FDRow) *fdRow {
 	r.FDRow = row
 	r.PID, r.FD = key.pid, key.fd
 	r.setTarget(row.Target)
-	t.open[key] = r
+	t.open.set(key, r)
 	return r
 }
 
 func (t *Tables) close(key fdKey, at event.Opt[event.Micros]) {
-	row := t.open[key]
+	row := t.open.get(key)
 	if row == nil {
 		return
 	}
-	delete(t.open, key)
+	t.open.set(key, nil)
 	row.Closed, row.Gone = at, !at.Known
 	t.closed = append(t.closed, row)
 	if len(t.closed) < 2*maxFDRows {
@@ -368,7 +420,7 @@ func (t *Tables) follow(ev *event.Syscall, mark Mark, completes bool) {
 		}
 		t.close(key, now)
 		r := t.start(key, FDRow{Call: ev.Name, Name: ev.Path, Target: ev.Target, Opened: now, Rule: mark.Rule, Effect: mark.Effect})
-		if from := t.open[fdKey{ev.PID, ev.FD.Val}]; r != nil && ev.FD.Known && from != nil {
+		if from := t.open.get(fdKey{ev.PID, ev.FD.Val}); r != nil && ev.FD.Known && from != nil {
 			if r.Name == "" {
 				r.Name = from.Name
 			}
@@ -388,7 +440,7 @@ func (t *Tables) follow(ev *event.Syscall, mark Mark, completes bool) {
 	switch row.Class {
 	case decode.ClassClose:
 		if !ev.Unfinished && ev.Errno != "EBADF" {
-			if t.open[key] == nil {
+			if t.open.get(key) == nil {
 				t.start(key, FDRow{Target: ev.Target})
 			}
 			t.close(key, now)
@@ -399,7 +451,7 @@ func (t *Tables) follow(ev *event.Syscall, mark Mark, completes bool) {
 }
 
 func (t *Tables) read(ev *event.Syscall, key fdKey, completes bool) {
-	r := t.open[key]
+	r := t.open.get(key)
 	if r != nil && r.Target != nil && ev.Target != nil && ev.Target.Identified() && r.Target.Identified() && !r.Target.Same(*ev.Target) {
 		t.close(key, event.Opt[event.Micros]{}) // it became another file unseen
 		r = nil
@@ -460,7 +512,7 @@ func (t *Tables) Descriptors() []FDRow {
 			waiting[fdKey{w.pid, w.fd.Val}] = w.since
 		}
 	}
-	rows := make([]FDRow, 0, len(t.open)+len(t.closed))
+	rows := make([]FDRow, 0, t.open.count+len(t.closed))
 	add := func(r FDRow) {
 		r.Whose = t.whose(&r)
 		if t.shows(&r) {
@@ -471,7 +523,7 @@ func (t *Tables) Descriptors() []FDRow {
 	for _, r := range t.closed {
 		add(r.FDRow)
 	}
-	for key, r := range t.open {
+	for key, r := range t.open.all {
 		row := r.FDRow
 		if since, ok := waiting[key]; ok {
 			row.Waiting = true

@@ -268,7 +268,7 @@ func (p *parser) finish(t *thread, info *callInfo, text []byte, since *event.Mic
 	ev := p.slot()
 	ev.T, ev.PID, ev.TID, ev.Name = p.now, t.proc.pid, t.tid, info.Name
 	a := &p.args
-	*a = args{cursor: cursor{b: text, i: len(info.Name) + 1}, p: p, t: t, info: info, ev: ev}
+	a.reset(p, t, info, ev, text)
 	if info.row == nil {
 		a.skipAll()
 	} else {
@@ -328,6 +328,15 @@ type args struct {
 	last    int64  // close_range(2)
 	program []byte // execve(2): its arguments
 	first   int64
+}
+
+// reset makes it ready for another call. Only what is looked at without having
+// been set is cleared: this is done for each line.
+func (a *args) reset(p *parser, t *thread, info *callInfo, ev *event.Syscall, text []byte) {
+	a.b, a.i, a.cut = text, len(info.Name)+1, false
+	a.p, a.t, a.info, a.ev = p, t, info, ev
+	a.file, a.isData, a.prot, a.stat, a.pairs = nil, false, nil, nil, 0
+	a.program, a.first, a.last = nil, 0, 0
 }
 
 // made is a new descriptor.
@@ -625,7 +634,7 @@ func (a *args) after(r *result) {
 	case a.file != nil && a.file.stat != 0 && a.isData:
 		p.called(a.file.stat, unescape(nil, a.data))
 	case row.Class == decode.ClassLink:
-		if n := decode.ClassifyName(string(ev.Path)); n.Kind == decode.PIDPath && n.Link == "exe" && a.dataAll {
+		if n := decode.ClassifyName(string(ev.Path)); n.Kind == decode.PIDPath && n.Link == "exe" && a.isData && a.dataAll {
 			p.runs(n.PID, event.Text(ev.Data))
 		}
 	}
