@@ -281,6 +281,8 @@ func (a *Analyzer) syscall(ev *event.Syscall) Mark {
 		return a.open(ev)
 	case decode.ClassRead:
 		return a.read(ev)
+	case decode.ClassSeek:
+		a.memory.add(ev)
 	case decode.ClassMap:
 		if d := a.fds[ev.PID][ev.FD.Val]; ev.FD.Known && d != nil && d.by != nil && ev.Errno == "" && !ev.Unfinished {
 			d.by.mapped = true
@@ -355,10 +357,8 @@ func (a *Analyzer) open(ev *event.Syscall) Mark {
 	if len(ev.Counterpart) > 0 {
 		o.counterparts = slices.Clone(ev.Counterpart)
 	}
-	if name.Kind != decode.Absolute {
-		if p := a.memory.find(ev); p != nil {
-			o.from = p
-		}
+	if p := a.memory.find(ev); p != nil {
+		o.from = p
 	}
 	if ev.Target != nil {
 		o.target = *ev.Target
@@ -410,9 +410,7 @@ func (a *Analyzer) read(ev *event.Syscall) Mark {
 	if ev.Target != nil && ev.Target.Identified() && (d == nil || !d.target.Same(*ev.Target)) {
 		d = a.setFD(ev.PID, ev.FD.Val, *ev.Target)
 	}
-	if len(ev.Data) > 0 && ev.Offset.Known {
-		a.memory.add(ev)
-	}
+	a.memory.add(ev)
 	if d == nil || d.by == nil {
 		return Mark{}
 	}

@@ -199,14 +199,17 @@ func (a *Analyzer) evidenceOfWriters(ev *facts, b *event.Blocked) {
 func (a *Analyzer) evidenceOfOrigin(ev *facts, s *suspect) {
 	me := a.short(a.debugger.PID)
 	if o := s.from; o != nil {
-		where := ""
+		where, whom := "", "the inferior"
+		if o.pid != 0 {
+			whom = string(a.who(o.pid))
+		}
 		if lm := s.meant.lm; lm != nil && lm.PID == o.pid && lm.NameAddr == o.addr {
 			where = fmt.Sprintf(", the name in entry %d of its list of libraries", lm.Index)
 		}
-		ev.add("provenance", "%s read this name out of the memory of %s, at %s%s%s%s.", capital(me), a.who(o.pid), o.addr, where, o.shown(), a.before(o.ago))
+		ev.add("provenance", "%s read this name out of the memory of %s, at %s%s%s%s.", capital(me), whom, o.addr, where, o.shown(), a.before(o.ago))
 		if s.meant.lm == nil && o.entry != 0 {
 			ev.add("link_map", "Before that it read the entry of the list of libraries (link_map) of %s at %s, which points to this name, for an object loaded at %s: it belongs to that process.",
-				a.who(o.pid), o.entry, o.loaded)
+				whom, o.entry, o.loaded)
 		}
 	}
 	if lm := s.meant.lm; lm != nil {

@@ -215,7 +215,7 @@ func (a *Analyzer) judge(o *opened, settled map[nameOf]bool) ([]suspect, bool) {
 		return nil, false
 	}
 	result := o.result()
-	base := suspect{name: o.name, opened: result, open: o, from: o.from, proof: Certain}
+	base := suspect{name: o.name, opened: result, open: o, from: a.from(o), proof: Certain}
 	if o.fd.Known && o.live > 0 {
 		base.fd = o.fd
 	}
@@ -264,8 +264,8 @@ func (a *Analyzer) owners(o *opened) []meant {
 	narrow(func(pid event.PID) bool {
 		return slices.ContainsFunc(o.counterparts, func(c event.Counterpart) bool { return c.PID == pid })
 	})
-	if o.from != nil {
-		narrow(func(pid event.PID) bool { return pid == o.from.pid })
+	if from := a.from(o); from != nil {
+		narrow(func(pid event.PID) bool { return pid == from.pid })
 	}
 	slices.SortFunc(all, func(x, y meant) int {
 		return cmp.Or(cmp.Compare(x.pid, y.pid), x.lm.Namespace-y.lm.Namespace, x.lm.Index-y.lm.Index)
@@ -291,14 +291,14 @@ func (a *Analyzer) withoutList(base suspect, name decode.Name) []suspect {
 	o := base.open
 	var found []suspect
 	for _, c := range o.counterparts {
-		if o.from != nil && o.from.pid != c.PID {
+		if base.from != nil && base.from.pid != 0 && base.from.pid != c.PID {
 			continue
 		}
 		// A debugger has uses of its own for such names. What makes one
 		// suspicious is that it was read from the inferior, or that it is a
 		// descriptor of the inferior that can hold a library, unless the
 		// inferior's list is known not to have it.
-		if o.from == nil && (name.Kind != decode.SelfFD || a.listKnown(c.PID) || !holdsLibrary(c.Target)) {
+		if base.from == nil && (name.Kind != decode.SelfFD || a.listKnown(c.PID) || !holdsLibrary(c.Target)) {
 			continue
 		}
 		m := meant{pid: c.PID, hint: &c.Target}
@@ -308,7 +308,7 @@ func (a *Analyzer) withoutList(base suspect, name decode.Name) []suspect {
 		}
 		s := base
 		s.meant, s.different = m, sure
-		if o.from == nil {
+		if base.from == nil {
 			s.different = Possible
 			if a.ownPipe(s.opened) {
 				s.different = Likely
@@ -324,10 +324,10 @@ func (a *Analyzer) withoutList(base suspect, name decode.Name) []suspect {
 	s.different = Possible
 	own := name.Kind == decode.SelfFD && (a.ownPipe(s.opened) || o.errno != "")
 	switch {
-	case o.from != nil && a.mayBeRight(o, &name):
+	case base.from != nil && a.mayBeRight(o, &name):
 		return nil
-	case o.from != nil:
-		s.meant.pid = o.from.pid
+	case base.from != nil:
+		s.meant.pid = base.from.pid
 		s.different = Likely
 		if name.Kind == decode.Relative {
 			s.different = Possible

@@ -29,7 +29,7 @@ func (a *Analyzer) markOf(o *opened) Mark {
 	if len(owners) > 0 {
 		return Mark{}
 	}
-	found := a.withoutList(suspect{name: o.name, opened: result, open: o, from: o.from}, *name)
+	found := a.withoutList(suspect{name: o.name, opened: result, open: o, from: a.from(o)}, *name)
 	if len(found) == 0 {
 		return Mark{}
 	}

@@ -39,6 +39,13 @@ type memoryReads struct {
 	pieces [32]piece
 	next   int
 	names  nameCache // of the files read
+	// seek is where the last lseek(2) in a process's memory has led to, for
+	// the reads that follow.
+	seek struct {
+		pid  event.PID
+		fd   event.FD
+		addr event.Opt[uint64]
+	}
 }
 
 type piece struct {
@@ -56,24 +63,39 @@ type gap struct{ from, to int }
 // maxPiece bounds a piece: no name is longer than PATH_MAX (linux/limits.h).
 const maxPiece = 4096
 
+// add takes a call that brings data, or one that says where the next will be
+// from.
 func (m *memoryReads) add(ev *event.Syscall) {
-	if ev.Target == nil {
+	seeks := ev.Name == "lseek" && ev.Errno == "" && ev.Ret.Known
+	if len(ev.Data) == 0 && !seeks {
+		return // most calls
+	}
+	pid, ok := m.readsOf(ev)
+	if !ok {
 		return
 	}
-	name := m.names.classify(ev.Target.Link)
-	if name.Kind != decode.PIDPath || !strings.HasSuffix(name.Link, "mem") {
+	addr := uint64(ev.Offset.Val)
+	switch here := ev.PID == m.seek.pid && ev.FD.Is(m.seek.fd); {
+	case seeks:
+		m.seek.pid, m.seek.fd, m.seek.addr = ev.PID, ev.FD.Val, event.Some(uint64(ev.Ret.Val))
 		return
+	case ev.Offset.Known:
+	case !here || !m.seek.addr.Known:
+		return // nobody knows from where
+	default:
+		addr = m.seek.addr.Val
+		m.seek.addr.Val += uint64(ev.Ret.Val)
 	}
-	addr, t := uint64(ev.Offset.Val), ev.T+event.Micros(ev.DurUS.Or(0))
+	t := ev.T + event.Micros(ev.DurUS.Or(0))
 	size := len(ev.Data)
 	if ev.Ret.Val > int64(size) && ev.Ret.Val <= maxPiece && ev.Name != "ptrace" {
 		size = int(ev.Ret.Val)
 	}
 	p := &m.pieces[(m.next+len(m.pieces)-1)%len(m.pieces)]
-	if p.pid != name.PID || p.addr+uint64(len(p.data)) != addr || len(p.data)+size > maxPiece {
+	if p.pid != pid || p.addr+uint64(len(p.data)) != addr || len(p.data)+size > maxPiece {
 		p = &m.pieces[m.next]
 		m.next = (m.next + 1) % len(m.pieces)
-		p.pid, p.addr, p.data, p.gaps = name.PID, addr, p.data[:0], p.gaps[:0]
+		p.pid, p.addr, p.data, p.gaps = pid, addr, p.data[:0], p.gaps[:0]
 	}
 	p.t = t
 	p.data = append(p.data, ev.Data[:min(len(ev.Data), maxPiece)]...)
@@ -83,8 +105,24 @@ func (m *memoryReads) add(ev *event.Syscall) {
 	}
 }
 
+// readsOf says which process's memory a call reads: the one that it names
+// (process_vm_readv(2), ptrace(2)), or the one whose /proc/PID/mem it is about.
+func (m *memoryReads) readsOf(ev *event.Syscall) (event.PID, bool) {
+	if ev.OfPID != 0 {
+		return ev.OfPID, true
+	}
+	if ev.Target == nil {
+		return 0, false
+	}
+	name := m.names.classify(ev.Target.Link)
+	return name.PID, name.Kind == decode.PIDPath && strings.HasSuffix(name.Link, "mem")
+}
+
 // find looks for the name of an open in what was read before, latest first.
 func (m *memoryReads) find(ev *event.Syscall) *origin {
+	if len(m.pieces[(m.next+len(m.pieces)-1)%len(m.pieces)].data) == 0 {
+		return nil // it has read none
+	}
 	text := append([]byte(ev.Path), 0)
 	for i := range m.pieces {
 		p := &m.pieces[(m.next+2*len(m.pieces)-1-i)%len(m.pieces)]
@@ -111,12 +149,27 @@ func (p *piece) find(text []byte) (at, known int) {
 		return at, len(text)
 	}
 	for at := 0; at+len(text) <= len(p.data); at++ {
+		if beyond := p.beyond(at, len(text)); beyond > at {
+			at = beyond - 1
+			continue
+		}
 		// Half of it must be there: fewer bytes could be anything.
 		if known := p.matches(at, text); 2*known >= len(text) && (at == 0 || p.data[at-1] == 0) {
 			return at, known
 		}
 	}
 	return -1, 0
+}
+
+// beyond is the next place at which a text of this size would not lie wholly in
+// a gap.
+func (p *piece) beyond(at, size int) int {
+	for _, g := range p.gaps {
+		if at >= g.from && at+size <= g.to {
+			return g.to - size + 1
+		}
+	}
+	return at
 }
 
 // matches counts the bytes of a text that are at a place, outside of the gaps;
@@ -163,4 +216,22 @@ func (m *memoryReads) entry(o *origin) {
 			}
 		}
 	}
+}
+
+// from says where the name of an open was read; nil where that was not seen. A
+// debugger in another pid namespace than ours gives its own numbers: then the
+// list entry whose name lies at that address tells which inferior it is, and if
+// none does, the pid is 0.
+func (a *Analyzer) from(o *opened) *origin {
+	if o.from == nil || a.inferiors[o.from.pid] != nil || len(a.inferiors) == 0 {
+		return o.from
+	}
+	settled := *o.from
+	settled.pid = 0
+	for _, lm := range a.byName[o.name] {
+		if lm.NameAddr == settled.addr {
+			settled.pid = lm.PID
+		}
+	}
+	return &settled
 }

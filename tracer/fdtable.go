@@ -24,7 +24,10 @@ type fdTable struct {
 	view    *procview.View
 	pid     event.PID
 	targets map[event.FD]*event.Target
-	off     bool
+	// unread are regular files that were opened by name, and of which the
+	// beginning has not been read.
+	unread map[event.FD]bool
+	off    bool
 }
 
 // maxTargets bounds the table; a process with more open descriptors is asked
@@ -32,7 +35,7 @@ type fdTable struct {
 const maxTargets = 1 << 16
 
 func newFDTable(v *procview.View, pid event.PID) *fdTable {
-	return &fdTable{view: v, pid: pid, targets: map[event.FD]*event.Target{}}
+	return &fdTable{view: v, pid: pid, targets: map[event.FD]*event.Target{}, unread: map[event.FD]bool{}}
 }
 
 // look gives what a descriptor leads to. The result is shared: it must not be
@@ -53,17 +56,34 @@ func (f *fdTable) fresh(fd event.FD) *event.Target {
 	return &t
 }
 
+// made notes what a call has just made.
+func (f *fdTable) made(row *decode.Call, fd event.FD, t *event.Target) {
+	delete(f.unread, fd)
+	if row.Class == decode.ClassOpen && (t.Kind == event.Regular || t.Kind == event.Memfd) && len(f.unread) < maxUnread {
+		f.unread[fd] = true
+	}
+}
+
+// maxUnread bounds how many files are awaited to be read; of more than that, the
+// beginning is not known.
+const maxUnread = 1 << 12
+
 // forget drops what a call is about to change, or has changed. It is called at
 // the entry, since the call may take effect at any time after that, and at the
 // exit, since another thread may have asked in between.
 func (f *fdTable) forget(row *decode.Call, args [6]uint64) {
 	switch row.Change {
 	case decode.Drops:
-		delete(f.targets, event.FD(decode.Int32(args[row.FDArg()])))
+		fd := event.FD(decode.Int32(args[row.FDArg()]))
+		delete(f.targets, fd)
+		delete(f.unread, fd)
 	case decode.Replaces:
-		delete(f.targets, event.FD(decode.Int32(args[row.NewFDArg()])))
+		fd := event.FD(decode.Int32(args[row.NewFDArg()]))
+		delete(f.targets, fd)
+		delete(f.unread, fd)
 	case decode.DropsRange, decode.DropsOnExec:
 		clear(f.targets)
+		clear(f.unread)
 	}
 }
 

@@ -83,12 +83,36 @@ func (in *inferiors) byRecency() []event.PID {
 
 // sawRead notes whose memory the debugger reads.
 func (in *inferiors) sawRead(ev *event.Syscall) {
+	if ev.OfPID != 0 {
+		in.recent = ev.OfPID
+		return
+	}
 	if ev.Target == nil || ev.Target.Kind != event.Procfs {
 		return
 	}
 	if name := decode.ClassifyName(string(ev.Target.Link)); name.Kind == decode.PIDPath {
 		in.recent = name.PID
 	}
+}
+
+// processOf gives the process of a thread that the debugger names in a call; 0
+// where it is not known.
+func (in *inferiors) processOf(tid event.TID) event.PID {
+	pid := event.PID(tid)
+	if tid <= 0 || slices.Contains(in.pids, pid) || slices.Contains(in.named, pid) {
+		return max(pid, 0)
+	}
+	if pid := in.called[tid]; pid != 0 {
+		return pid
+	}
+	pid, err := in.view.TGID(tid)
+	if err != nil {
+		return 0
+	}
+	if _, ok := in.called[tid]; ok {
+		in.called[tid] = pid
+	}
+	return pid
 }
 
 // sawPath notes how far a thread is in resolving a name link by link, as

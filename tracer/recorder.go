@@ -21,6 +21,12 @@ const (
 	// kept: enough for most library names in one piece. gdb reads them 8
 	// bytes at a time.
 	maxData = 256
+	// maxHead is how much is kept of how a file begins, in bytes: e_ident of
+	// an ELF file (elf.h).
+	maxHead = 16
+	// maxSpans bounds in how many pieces of its own memory a debugger may want
+	// them.
+	maxSpans = 64
 )
 
 // recorder turns the stops of the loop into events. It runs on the tracer's
@@ -39,7 +45,8 @@ type recorder struct {
 
 	count   int64  // syscall events emitted
 	restart uint64 // number of restart_syscall(2)
-	foreign bool   // a call of another architecture was met, and said
+	ptrace  *decode.Call
+	foreign bool // a call of another architecture was met, and said
 	path    [maxPath]byte
 	mem     []byte
 }
@@ -55,6 +62,9 @@ type call struct {
 	// exposed is the thread whose CPU mask the call is about; 0 for none.
 	exposed event.TID
 	led     *rewritten // by guard
+	// remote is how much of another process's memory is asked for from the
+	// event's Offset on, in bytes.
+	remote uint64
 	// calls were entered since paced, which is a time.
 	calls int
 	paced event.Micros
@@ -69,6 +79,7 @@ func newRecorder(v *procview.View, calls *decode.Table, start time.Time, debugge
 		}
 	}
 	r.restart, _ = calls.Number("restart_syscall")
+	r.ptrace, _ = decode.ByName("ptrace")
 	return r
 }
 
@@ -120,7 +131,7 @@ func (r *recorder) Enter(t *ptrace.Thread, arch uint32) {
 	}
 	if name, ok := r.watched[t.Call.Nr]; ok {
 		r.fds.watch(t, name)
-		if name == "ptrace" {
+		if name == "ptrace" && !r.ptrace.ShownWith(t.Call.Args) { // a look at memory lets nobody run
 			r.inferiors.forget(event.TID(int32(uint32(t.Call.Args[1])))) // of the caller itself for PTRACE_TRACEME
 		}
 		if slices.Contains(exposes, name) {
@@ -145,11 +156,11 @@ func (c *call) nr(calls *decode.Table) uint64 {
 func (r *recorder) decodeEntry(t *ptrace.Thread, c *call, nr uint64, args [6]uint64) bool {
 	row, ok := r.calls.Call(nr)
 	c.pending = false
-	c.active = ok && row.Shown && (row.Class != decode.ClassMap || decode.Int32(args[row.FDArg()]) >= 0)
+	c.active = ok && row.ShownWith(args)
 	if !c.active {
 		return false
 	}
-	c.row, c.args = row, args
+	c.row, c.args, c.remote = row, args, 0
 	c.ev = event.Syscall{T: r.now(), PID: t.PID, TID: t.TID, Name: row.Name, Flags: r.calls.Flags(row, args)}
 	ev := &c.ev
 	if i := row.PathArg(); i >= 0 {
@@ -174,6 +185,12 @@ func (r *recorder) decodeEntry(t *ptrace.Thread, c *call, nr uint64, args [6]uin
 	}
 	if i := row.OffsetArg(); i >= 0 {
 		ev.Offset = event.Some(int64(args[i]))
+	}
+	if i := row.RemoteArg(); i >= 0 {
+		ev.Offset = event.Some(int64(args[i]))
+	}
+	if i := row.PIDArg(); i >= 0 {
+		ev.OfPID = r.inferiors.processOf(event.TID(decode.Int32(args[i])))
 	}
 	if r.calls.HasMode(row, args) {
 		ev.Mode = event.Some(uint32(args[row.ModeArg()]))
@@ -202,6 +219,14 @@ func (r *recorder) readMemoryArgs(t *ptrace.Thread, c *call) {
 			spans := decode.ParseIovecs(r.read(t.TID, c.args[i], int(n)*decode.IovecSize))
 			if uint64(len(spans)) == n {
 				c.ev.Count = event.Some(decode.Bytes(spans))
+			}
+		case decode.RemoteIovec:
+			if c.args[i+1] == 0 {
+				break
+			}
+			if spans := decode.ParseIovecs(r.read(t.TID, c.args[i], decode.IovecSize)); len(spans) == 1 {
+				c.ev.Offset = event.Some(int64(spans[0].Base))
+				c.remote = spans[0].Len
 			}
 		}
 	}
@@ -250,6 +275,10 @@ func (r *recorder) Exit(t *ptrace.Thread, rval int64, failed bool) {
 func (r *recorder) atExit(t *ptrace.Thread, c *call, ev *event.Syscall) {
 	if c.row.MakesFD(c.args) {
 		ev.Target = r.fds.fresh(event.FD(ev.Ret.Val))
+		r.fds.made(c.row, event.FD(ev.Ret.Val), ev.Target)
+	}
+	if len(r.fds.unread) > 0 && ev.FD.Known {
+		r.keepHead(t, c, ev)
 	}
 	for i, kind := range c.row.Args {
 		switch kind {
@@ -265,6 +294,54 @@ func (r *recorder) atExit(t *ptrace.Thread, c *call, ev *event.Syscall) {
 			if n := min(ev.Ret.Val, maxData); n > 0 && r.keepsData(c.row, ev) {
 				ev.Data = bytes.Clone(r.read(t.TID, c.args[i], int(n)))
 			}
+		case decode.Iovec:
+			n := min(ev.Ret.Val, maxData)
+			if c.row.Class == decode.ClassMemory {
+				n = min(n, int64(min(c.remote, maxData)))
+			}
+			if n > 0 && (c.row.Class == decode.ClassMemory || r.keepsData(c.row, ev)) {
+				ev.Data = r.readSpans(t.TID, c.args[i], c.args[i+1], int(n))
+			}
+		case decode.Word:
+			if b := r.read(t.TID, c.args[i], decode.WordSize); len(b) == decode.WordSize {
+				ev.Data, ev.Count = bytes.Clone(b), event.Some[uint64](decode.WordSize)
+			}
+		}
+	}
+}
+
+// keepHead keeps how a file begins, from the first call that brings it to the
+// debugger's memory: by that a library is told from what is none.
+func (r *recorder) keepHead(t *ptrace.Thread, c *call, ev *event.Syscall) {
+	switch c.row.Class {
+	case decode.ClassRead, decode.ClassMap:
+	case decode.ClassSeek:
+		if ev.Ret.Val != 0 {
+			delete(r.fds.unread, ev.FD.Val)
+		}
+		return
+	default:
+		return
+	}
+	if !r.fds.unread[ev.FD.Val] {
+		return
+	}
+	if ev.Offset.Or(0) != 0 {
+		return // the beginning may come yet
+	}
+	delete(r.fds.unread, ev.FD.Val)
+	n := int(min(uint64(ev.Ret.Val), maxHead))
+	if c.row.Class == decode.ClassMap {
+		n = int(min(ev.Count.Or(0), maxHead))
+		ev.Data = bytes.Clone(r.read(t.TID, uint64(ev.Ret.Val), n))
+		return
+	}
+	for i, kind := range c.row.Args {
+		switch kind {
+		case decode.Buf:
+			ev.Data = bytes.Clone(r.read(t.TID, c.args[i], n))
+		case decode.Iovec:
+			ev.Data = r.readSpans(t.TID, c.args[i], c.args[i+1], n)
 		}
 	}
 }
@@ -340,6 +417,23 @@ func (r *recorder) read(tid event.TID, addr uint64, n int) []byte {
 	}
 	got, _ := ptrace.ReadMemory(tid, addr, r.mem[:n])
 	return r.mem[:got]
+}
+
+// readSpans gives the first n bytes that a thread's memory holds in an array of
+// struct iovec; fewer where they are not there.
+func (r *recorder) readSpans(tid event.TID, array, entries uint64, n int) []byte {
+	// A call that has moved n bytes may have done so into as many spans.
+	spans := decode.ParseIovecs(r.read(tid, array, int(min(entries, uint64(n), maxSpans))*decode.IovecSize))
+	data := make([]byte, 0, n)
+	for _, s := range spans {
+		want := int(min(s.Len, uint64(n-len(data))))
+		got := r.read(tid, s.Base, want)
+		data = append(data, got...)
+		if len(got) < want || len(data) == n {
+			break
+		}
+	}
+	return data
 }
 
 // readPath reads a NUL-terminated name, a page at a time; truncated says that

@@ -83,6 +83,9 @@ func operand(ev *event.Syscall) string {
 	if ev.FD.Known && ev.Target != nil && !(known && makesFD(row, ev)) {
 		add(target(ev.Target))
 	}
+	if ev.OfPID != 0 {
+		add("pid " + strconv.Itoa(int(ev.OfPID)))
+	}
 	if ev.NewFD.Known {
 		add(strconv.Itoa(int(ev.NewFD.Val)))
 	}
@@ -94,7 +97,7 @@ func operand(ev *event.Syscall) string {
 		add(strconv.FormatUint(ev.Count.Val, 10))
 	}
 	if ev.Offset.Known {
-		if known && row.Ret == decode.RetBytes && ev.Target != nil && ev.Target.Kind == event.Procfs {
+		if ev.OfPID != 0 || known && row.Ret == decode.RetBytes && ev.Target != nil && ev.Target.Kind == event.Procfs {
 			add(fmt.Sprintf("@%#x", uint64(ev.Offset.Val))) // an address in a process's memory
 		} else {
 			add(fmt.Sprintf("@%d", ev.Offset.Val))

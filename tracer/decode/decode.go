@@ -69,6 +69,9 @@ const (
 	FirstFD                 // close_range(2)
 	LastFD                  // close_range(2)
 	CloseFlags              // CLOSE_RANGE_*
+	PtraceCmd               // PTRACE_*
+	RemoteAddr              // an address in another process's memory
+	Word                    // out: a word, as the kernel's PTRACE_PEEKDATA writes it
 )
 
 // Ret is what the result of a system call means.
@@ -135,8 +138,8 @@ type Call struct {
 	// because they change what descriptors or names mean.
 	Shown bool
 
-	path, dirFD, fd, newFD, flags, count, offset, mode int8
-	exit                                               bool
+	path, dirFD, fd, newFD, flags, count, offset, mode, pid, remote, word int8
+	exit                                                                  bool
 }
 
 // PathArg is the index of the argument that holds the name, -1 without one.
@@ -166,6 +169,28 @@ func (c *Call) OffsetArg() int { return int(c.offset) }
 
 // ModeArg is the index of the permission bits of a new file, -1 without them.
 func (c *Call) ModeArg() int { return int(c.mode) }
+
+// ShownWith says whether a call with these arguments belongs into a trace: mmap(2)
+// does with a file, ptrace(2) where it reads memory. A debugger makes very many
+// other calls of both.
+func (c *Call) ShownWith(args [6]uint64) bool {
+	switch {
+	case !c.Shown:
+		return false
+	case c.Class == ClassMap:
+		return Int32(args[c.fd]) >= 0
+	case c.word >= 0:
+		return args[c.flags] == peekText || args[c.flags] == peekData
+	}
+	return true
+}
+
+// RemoteArg is the index of an address in the memory of another process, -1
+// without one.
+func (c *Call) RemoteArg() int { return int(c.remote) }
+
+// PIDArg is the index of a process id, -1 without one.
+func (c *Call) PIDArg() int { return int(c.pid) }
 
 // NeedsExit says that the thread must be looked at when the call has returned,
 // beyond its result: a new descriptor, or memory that the kernel filled.
@@ -204,8 +229,9 @@ func (c *Call) index() {
 	}
 	c.path, c.dirFD, c.fd = at(Path), at(DirFD), at(FD, MapFD)
 	c.newFD, c.count, c.offset, c.mode = at(NewFD), at(Count, BufSize), at(Offset), at(Mode)
-	c.flags = at(OpenFlags, AtFlags, AtAccess, AtStatx, AccessMode, Whence, Cmd, MapFlags, FileFlags, MemfdFlags, CloseFlags, RWFlags)
-	c.exit = c.Change != Keeps || at(Buf, StatBuf, StatxBuf, FDPair) >= 0
+	c.flags = at(OpenFlags, AtFlags, AtAccess, AtStatx, AccessMode, Whence, Cmd, MapFlags, FileFlags, MemfdFlags, CloseFlags, RWFlags, PtraceCmd)
+	c.pid, c.remote, c.word = at(PID), at(RemoteAddr), at(Word)
+	c.exit = c.Change != Keeps || at(Buf, StatBuf, StatxBuf, FDPair, RemoteIovec, Word) >= 0
 }
 
 // Table decodes the calls of one architecture.

@@ -301,6 +301,26 @@ func FcntlCmd(v uint64) string {
 	return hex(uint64(uint32(v)))
 }
 
+// The requests of ptrace(2) that read memory (linux/ptrace.h): the same on
+// every architecture.
+const (
+	peekText = 1
+	peekData = 2
+)
+
+// WordSize is how much one of them reads, in bytes, on a 64-bit machine.
+const WordSize = 8
+
+func ptraceCmd(v uint64) string {
+	switch v {
+	case peekText:
+		return "PTRACE_PEEKTEXT"
+	case peekData:
+		return "PTRACE_PEEKDATA"
+	}
+	return hex(v)
+}
+
 func hex(v uint64) string { return "0x" + strconv.FormatUint(v, 16) }
 
 // Format shows an argument that is a set of flags or a constant by its names.
@@ -337,6 +357,8 @@ func (t *Table) Format(kind Arg, v uint64) string {
 		return closeRange.format(low)
 	case RWFlags:
 		return rwFlags.format(low)
+	case PtraceCmd:
+		return ptraceCmd(v)
 	}
 	return ""
 }

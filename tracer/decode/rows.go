@@ -65,7 +65,9 @@ var rows = []Call{
 	{Name: "setns", Args: []Arg{FD, Int}, Class: ClassChdir},
 	{Name: "unshare", Args: []Arg{Int}, Class: ClassChdir},
 
-	{Name: "process_vm_readv", Args: []Arg{PID, Iovec, IovCnt, RemoteIovec, RemoteIovCnt, Int}, Ret: RetBytes, Class: ClassMemory},
+	{Name: "process_vm_readv", Args: []Arg{PID, Iovec, IovCnt, RemoteIovec, RemoteIovCnt, Int}, Ret: RetBytes, Class: ClassMemory, Shown: true},
+	// The kernel's own call writes the word to memory and returns 0, unlike the C library's.
+	{Name: "ptrace", Args: []Arg{PtraceCmd, PID, RemoteAddr, Word}, Ret: RetInt, Class: ClassMemory, Shown: true},
 
 	{Name: "pipe", Args: []Arg{FDPair}, Class: ClassMake, Change: MakesPair},
 	{Name: "pipe2", Args: []Arg{FDPair, FileFlags}, Class: ClassMake, Change: MakesPair},

@@ -103,6 +103,8 @@ func (p *callParser) call(s *Syscall) bool {
 			ok = f.first(12) && optInteger(p, &s.Count)
 		case "offset":
 			ok = f.first(13) && optInteger(p, &s.Offset)
+		case "of_pid":
+			ok = f.first(23) && integer(p, &s.OfPID)
 		case "ret":
 			ok = f.first(14) && optInteger(p, &s.Ret)
 		case "errno":

@@ -39,6 +39,9 @@ func appendSyscall(b []byte, s *Syscall) (_ []byte, ok bool) {
 	b = appendOptUint(b, `,"mode":`, s.Mode)
 	b = appendOptUint(b, `,"count":`, s.Count)
 	b = appendOptInt(b, `,"offset":`, s.Offset)
+	if s.OfPID != 0 {
+		b = appendInt(b, `,"of_pid":`, int64(s.OfPID))
+	}
 	b = appendOptInt(b, `,"ret":`, s.Ret)
 	if s.Errno != "" {
 		if b, ok = appendPlain(b, `,"errno":`, s.Errno); !ok {

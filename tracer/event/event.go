@@ -152,7 +152,12 @@ type Syscall struct {
 	Flags         string      `json:"flags,omitempty"`
 	Mode          Opt[uint32] `json:"mode,omitzero"`  // permission bits of a new file
 	Count         Opt[uint64] `json:"count,omitzero"` // bytes asked for, or a mapping's length
-	Offset        Opt[int64]  `json:"offset,omitzero"`
+	// Offset is where in the file; where OfPID is known or the file is a
+	// process's memory, an address there.
+	Offset Opt[int64] `json:"offset,omitzero"`
+	// OfPID is the process whose memory the call reads: process_vm_readv(2),
+	// ptrace(2).
+	OfPID PID `json:"of_pid,omitempty"`
 
 	Ret   Opt[int64] `json:"ret,omitzero"` // -1 where Errno is set
 	Errno string     `json:"errno,omitempty"`
@@ -166,8 +171,10 @@ type Syscall struct {
 	Target *Target `json:"target,omitempty"`
 	// Counterpart is what a context-dependent Path leads to in each inferior.
 	Counterpart []Counterpart `json:"counterpart,omitempty"`
-	// Data is the beginning of what a read of a process's memory returned, or
-	// the text that readlink gave; bounded.
+	// Data is the beginning of what a read of a process's memory returned (for
+	// process_vm_readv only what Offset tells the place of), the first bytes of
+	// a regular file, from the first read or mapping of its beginning, or the text that readlink gave;
+	// bounded.
 	Data []byte `json:"data,omitempty"`
 	// Rewritten says what guard led the call to instead.
 	Rewritten *Rewrite `json:"rewritten,omitempty"`

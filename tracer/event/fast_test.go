@@ -74,7 +74,7 @@ func (r random) syscall() *Syscall {
 		T: Micros(r.int()), PID: PID(r.int()), TID: TID(r.int()), Name: r.string(),
 		DirFD: randomOpt(r, FD(r.int())), FD: randomOpt(r, FD(r.int())), NewFD: randomOpt(r, FD(r.int())),
 		Path: Text(r.string()), PathTruncated: r.one(5), Flags: r.string(),
-		Mode: randomOpt(r, uint32(r.uint())), Count: randomOpt(r, r.uint()), Offset: randomOpt(r, r.int()),
+		Mode: randomOpt(r, uint32(r.uint())), Count: randomOpt(r, r.uint()), Offset: randomOpt(r, r.int()), OfPID: PID(r.int()),
 		Ret: randomOpt(r, r.int()), Errno: r.string(), DurUS: randomOpt(r, r.int()),
 		Unfinished: r.one(5), Resumed: r.one(5),
 	}
