@@ -286,6 +286,7 @@ func (a *Analyzer) syscall(ev *event.Syscall) Mark {
 	case decode.ClassMap:
 		if d := a.fds[ev.PID][ev.FD.Val]; ev.FD.Known && d != nil && d.by != nil && ev.Errno == "" && !ev.Unfinished {
 			d.by.mapped = true
+			d.by.begins(ev)
 		}
 	case decode.ClassClose:
 		if ev.FD.Known && !ev.Unfinished && ev.Errno != "EBADF" {
@@ -422,6 +423,7 @@ func (a *Analyzer) read(ev *event.Syscall) Mark {
 	default:
 		o.reads++
 		o.bytes += max(0, ev.Ret.Val)
+		o.begins(ev)
 	}
 	if o.mark == (Mark{}) {
 		return Mark{}
@@ -455,11 +457,34 @@ type opened struct {
 	first, last  event.Micros
 	reads, bytes int64
 	readErrno    string // of the last read that failed
+	head         head
 	mapped       bool
 	rewritten    bool
 	counterparts []event.Counterpart
 	from         *origin
 	mark         Mark
+}
+
+// head is how a file begins, as far as the debugger has read it.
+type head uint8
+
+const (
+	headUnknown head = iota
+	headELF
+	headOther // no debugger takes it for a library
+)
+
+// begins notes how the file begins, where a call has brought that.
+func (o *opened) begins(ev *event.Syscall) {
+	const magic = "\x7fELF" // ELFMAG, elf.h
+	first := ev.Offset.Is(0) || !ev.Offset.Known && o.reads == 1
+	switch {
+	case o.head != headUnknown || !first:
+	case strings.HasPrefix(string(ev.Data), magic):
+		o.head = headELF
+	case len(ev.Data) >= len(magic):
+		o.head = headOther
+	}
 }
 
 // openLog remembers the latest opens.

@@ -84,7 +84,7 @@ func (f *facts) add(kind, format string, args ...any) {
 func (a *Analyzer) evidence(s *suspect, f *Finding) []Evidence {
 	var ev facts
 	a.evidenceOfOpening(&ev, s, f)
-	if s.blocked != nil && (s.opened.Kind == event.Pipe || s.opened.Kind == event.FIFO) {
+	if s.blocked != nil && isRead(s.blocked.Syscall) && (s.opened.Kind == event.Pipe || s.opened.Kind == event.FIFO) {
 		a.evidenceOfWriters(&ev, s.blocked)
 	}
 	a.evidenceOfOrigin(&ev, s)
@@ -109,7 +109,11 @@ func (a *Analyzer) evidenceOfOpening(ev *facts, s *suspect, f *Finding) {
 		if a.killed != "" {
 			is, where = "was blocked", ", when it was killed by "+a.killed
 		}
-		ev.add("blocked", "%s %s in %s on descriptor %d%s.", a.threadOf(b.TID), is, b.Syscall, b.FD.Val, where)
+		on := fmt.Sprintf("on descriptor %d", b.FD.Val)
+		if isOpen(b.Syscall) {
+			on = fmt.Sprintf("of %s", s.name)
+		}
+		ev.add("blocked", "%s %s in %s %s%s.", a.threadOf(b.TID), is, b.Syscall, on, where)
 	}
 	if o := s.open; o != nil {
 		again := ""
@@ -142,7 +146,13 @@ func (a *Analyzer) evidenceOfReads(ev *facts, o *opened) {
 	me := a.short(a.debugger.PID)
 	switch {
 	case o.bytes > 0:
-		ev.add("read", "%s then read %s from it in %s.", capital(me), count(o.bytes, "byte"), count(o.reads, "call"))
+		begins := ""
+		if o.head == headOther {
+			begins = " It does not begin as a library does (ELF)."
+		}
+		ev.add("read", "%s then read %s from it in %s.%s", capital(me), count(o.bytes, "byte"), count(o.reads, "call"), begins)
+	case o.reads > 0:
+		ev.add("read", "%s then read from it, and got no byte.", capital(me))
 	case o.readErrno != "":
 		ev.add("read", "Reading from it failed with %s.", o.readErrno)
 	case o.mapped:
@@ -313,6 +323,8 @@ func (a *Analyzer) explainEffect(s *suspect, f *Finding, me, them string) string
 	switch f.Effect {
 	case Hang:
 		switch {
+		case s.opened.Kind == event.FIFO && !s.fd.Known:
+			return fmt.Sprintf("That is a FIFO, %s, that nobody has open for writing: %s waits in the open until somebody has.", s.opened.Link, me)
 		case s.opened.Kind == event.Pipe && a.ownPipe(s.opened):
 			return fmt.Sprintf("That is a pipe that %s made for itself. It expects a library there, reads, and waits for bytes that only it could write.", me)
 		case s.opened.Kind == event.Pipe || s.opened.Kind == event.FIFO:
@@ -431,6 +443,9 @@ func (a *Analyzer) outcome(f *Finding) string {
 	got := describe(f.Opened.Target)
 	switch f.Effect {
 	case Hang:
+		if f.Opened.Kind == event.FIFO && !f.Opened.FD.Known {
+			return "found " + got + ", and waits in the open until somebody opens it for writing"
+		}
 		own := len(f.Opened.SameAsFD) > 0
 		switch {
 		case f.Opened.Kind == event.Pipe && own && f.Confidence == Certain:

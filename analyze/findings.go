@@ -121,7 +121,7 @@ func (a *Analyzer) threads() []*event.Blocked {
 		if a.blocked[tid] != nil || a.ended && a.killed == "" {
 			continue
 		}
-		b := &event.Blocked{T: ev.T, PID: ev.PID, TID: tid, Syscall: ev.Name, FD: ev.FD, Target: ev.Target}
+		b := &event.Blocked{T: ev.T, PID: ev.PID, TID: tid, Syscall: ev.Name, FD: ev.FD, Target: ev.Target, Path: ev.Path}
 		if b.Target == nil && b.FD.Known {
 			if d := a.fds[ev.PID][b.FD.Val]; d != nil {
 				b.Target = &d.target
@@ -161,9 +161,13 @@ func (a *Analyzer) seen(threads []*event.Blocked) ([]suspect, map[nameOf]bool) {
 	return found, settled
 }
 
-// readerOf gives the thread that is in a read of what an open made.
+// readerOf gives the thread that is in a read of what an open made, or still in
+// the open.
 func (a *Analyzer) readerOf(o *opened, threads []*event.Blocked) *event.Blocked {
 	for _, b := range threads {
+		if o.errno == unfinished && isOpen(b.Syscall) && b.TID == o.tid && (b.Path == "" || b.Path == o.name) {
+			return b
+		}
 		if !b.FD.Known || !isRead(b.Syscall) {
 			continue
 		}
@@ -223,12 +227,18 @@ func (a *Analyzer) judge(o *opened, settled map[nameOf]bool) ([]suspect, bool) {
 	right := false
 	for _, m := range a.owners(o) {
 		settled[nameOf{m.pid, o.name}] = true
-		rel, sure := m.compare(result)
+		s := base
+		if o.errno == unfinished && !result.Identified() {
+			// Where the name leads is known, if not by this call.
+			if t, known := a.inDebugger(m.lm); known {
+				s.opened = t
+			}
+		}
+		rel, sure := m.compare(s.opened)
 		switch rel {
 		case same:
 			right = true
 		case different:
-			s := base
 			s.meant, s.different = m, sure
 			found = append(found, s)
 		}
@@ -484,8 +494,11 @@ func (a *Analyzer) inDebugger(lm *event.LinkMap) (event.Target, bool) {
 }
 
 // reads says whether a thread is in a read of what the debugger opened by the
-// name of s, and how sure that is.
+// name of s, or in its open, and how sure that is.
 func (a *Analyzer) reads(b *event.Blocked, s suspect) (Confidence, bool) {
+	if isOpen(b.Syscall) && b.Path == s.name {
+		return Certain, true // not yet
+	}
 	if !isRead(b.Syscall) || b.Target == nil || !b.FD.Known || !b.Target.Same(s.opened) {
 		return "", false
 	}
@@ -500,7 +513,7 @@ func (a *Analyzer) reads(b *event.Blocked, s suspect) (Confidence, bool) {
 		return without, without != ""
 	}
 	switch b.Target.Kind {
-	case event.Pipe, event.FIFO:
+	case event.Pipe:
 		// pipe(2) makes one reading descriptor; a second one was opened by name.
 		readers := 0
 		for _, fd := range a.descriptors(b.PID, *b.Target) {
@@ -590,11 +603,14 @@ func (a *Analyzer) presumed(s *suspect, f Finding) bool {
 	if f.Effect != WrongFile && f.Effect != Failed {
 		return false
 	}
-	if f.Rule == RuleMountNS {
-		return false // gdb enters the inferior's mount namespace for it
-	}
-	if inf := a.inferiors[s.meant.pid]; inf != nil && inf.TracerTID == 0 {
+	inf := a.inferiors[s.meant.pid]
+	if inf != nil && inf.TracerTID == 0 {
 		return false // named by the user, not debugged
+	}
+	if inf != nil && strings.HasPrefix(string(a.debugger.Comm), "gdb") && otherNamespace(a.debugger, inf.Process, "mnt") {
+		// gdb enters the inferior's mount namespace to open a file ("set
+		// sysroot target:", as it is by default), and finds it there.
+		return false
 	}
 	for _, known := range []string{"gdb", "lldb", "dlv"} {
 		if strings.HasPrefix(string(a.debugger.Comm), known) {

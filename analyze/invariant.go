@@ -192,10 +192,14 @@ func expected(t event.Target) Effect {
 
 // effect says what the debugger suffers, from what happened.
 func (a *Analyzer) effect(s *suspect) (Effect, Confidence) {
-	if s.blocked != nil {
-		return a.effectOfRead(s)
-	}
 	o := s.open
+	if s.blocked != nil {
+		effect, sure := a.effectOfRead(s)
+		if effect == StolenInput && o != nil && o.bytes > 0 {
+			sure = Certain // it has got some
+		}
+		return effect, sure
+	}
 	switch {
 	case o == nil && s.fd.Known:
 		return expected(s.opened), Likely
@@ -209,8 +213,12 @@ func (a *Analyzer) effect(s *suspect) (Effect, Confidence) {
 		return Failed, Certain
 	case o.bytes > 0 && (expected(s.opened) == Hang || s.opened.Kind == event.TTY || s.opened.Kind == event.Socket):
 		return StolenInput, Certain
+	case expected(s.opened) == WrongFile && o.head == headOther:
+		return Failed, Certain // "not in executable format"
 	case expected(s.opened) == WrongFile && (o.bytes > 0 || o.mapped):
 		return WrongFile, Certain
+	case o.reads > 0 && o.bytes == 0 && o.readErrno == "":
+		return Failed, Certain // there is nothing in it
 	case o.readErrno != "":
 		return Failed, Certain
 	case expected(s.opened) == WrongFile:
@@ -221,6 +229,11 @@ func (a *Analyzer) effect(s *suspect) (Effect, Confidence) {
 
 // effectOfRead is the effect where a thread is in a read of the wrong file now.
 func (a *Analyzer) effectOfRead(s *suspect) (Effect, Confidence) {
+	if isOpen(s.blocked.Syscall) {
+		// Nobody has this FIFO open for writing, or it is a device that is not
+		// ready: that can change, but nobody is known who would change it.
+		return Hang, Likely
+	}
 	switch s.opened.Kind {
 	case event.TTY:
 		return StolenInput, Certain

@@ -35,6 +35,12 @@ func isRead(call string) bool {
 	return ok && row.Class == decode.ClassRead
 }
 
+// isOpen says whether a thread waits for an open.
+func isOpen(call string) bool {
+	row, ok := decode.ByName(call)
+	return ok && row.Class == decode.ClassOpen
+}
+
 // isServer says whether a program is one that a debugger elsewhere talks to.
 func isServer(comm event.Text) bool {
 	return strings.HasPrefix(string(comm), "gdbserver") || strings.HasPrefix(string(comm), "lldb-server")
@@ -95,6 +101,9 @@ func (a *Analyzer) waits(b *event.Blocked) event.Text {
 			return via("waits for data " + what)
 		}
 		return via("is blocked " + what)
+	}
+	if b.Path != "" {
+		return via(fmt.Sprintf("waits for %s to be opened", b.Path))
 	}
 	if b.Syscall != "" {
 		return event.Text("is in " + b.Syscall)

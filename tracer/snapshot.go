@@ -113,6 +113,7 @@ func (s *snapshot) threads() error {
 			}
 			return fmt.Errorf("thread %d of pid %d: %w", tid, s.pid, err)
 		}
+		b.Path = s.awaited(&b, calls)
 		b.T = s.now()
 		s.blocked = append(s.blocked, &b)
 		s.add(&b)
@@ -121,6 +122,29 @@ func (s *snapshot) threads() error {
 		return fmt.Errorf("threads of pid %d: %w", s.pid, unix.ESRCH)
 	}
 	return nil
+}
+
+// awaited reads the name that a thread waits to open, a FIFO's say. It is "" for
+// every other call, for a name that starts at a descriptor, and if the thread
+// has gone on meanwhile.
+func (s *snapshot) awaited(b *event.Blocked, calls *decode.Table) event.Text {
+	row, ok := decode.ByName(b.Syscall)
+	if !ok || row.Class != decode.ClassOpen || row.PathArg() < 0 || len(b.Args) <= row.PathArg() || b.State == "R" {
+		return ""
+	}
+	var r recorder
+	path, truncated := r.readPath(b.TID, uint64(b.Args[row.PathArg()]))
+	if path == "" || truncated {
+		return ""
+	}
+	if i := row.DirFDArg(); i >= 0 && path[0] != '/' && event.FD(decode.Int32(uint64(b.Args[i]))) != event.AtFDCWD {
+		return ""
+	}
+	again, err := s.View.Blocked(b.PID, b.TID, calls)
+	if err != nil || again.Syscall != b.Syscall || !slices.Equal(again.Args, b.Args) {
+		return ""
+	}
+	return path
 }
 
 // descriptors adds the table of a process; if it cannot be read, that is said
@@ -161,8 +185,8 @@ func (s *snapshot) inferiors() (suspicious []string) {
 	for i := range found {
 		maps, _ := inferior.LinkMaps(s.View, found[i].PID) // Describe has said why there are none
 		s.inferior(&found[i], maps)
-		for _, lm := range maps {
-			if decode.ClassifyName(string(lm.Name)).Dependent() {
+		for j := range maps {
+			if lm := &maps[j]; leadsElsewhere(lm) {
 				suspicious = append(suspicious, string(lm.Name))
 			}
 		}
@@ -181,6 +205,15 @@ func (s *snapshot) inferior(inf *event.Inferior, maps []event.LinkMap) {
 		lm.T = s.now()
 		s.add(lm)
 	}
+}
+
+// leadsElsewhere says whether a name does not lead the debugger, nor could lead
+// another, to the file that is mapped.
+func leadsElsewhere(lm *event.LinkMap) bool {
+	if decode.ClassifyName(string(lm.Name)).Dependent() {
+		return true
+	}
+	return len(lm.Resolves) > 0 && !lm.Resolves[0].Same(inferior.Identity(lm)) && !lm.Resolves[0].Same(*lm.Mapped)
 }
 
 // inRead says whether a thread waits for data from a descriptor.

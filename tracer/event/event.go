@@ -251,6 +251,9 @@ type Blocked struct {
 	Args    []Hex   `json:"args,omitempty"` // the six arguments, proc_pid_syscall(5)
 	FD      Opt[FD] `json:"fd,omitzero"`
 	Target  *Target `json:"target,omitempty"`
+	// Path is the name that an open waits for, as it was given; absent where
+	// it starts at a descriptor, or could not be read.
+	Path Text `json:"path,omitempty"`
 	// SIGINT is as in [Process], for this thread.
 	SIGINT string `json:"sigint,omitempty"`
 	// Holders are all descriptors, of all processes, that lead to Target, if

@@ -1,0 +1,382 @@
+package main
+
+import (
+	"debug/elf"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"whosefd/analyze"
+	"whosefd/samples/scene"
+	"whosefd/tracer/decode"
+)
+
+// misled is a debugger that is about to open a library by its name, and the
+// process whose library it is.
+type misled struct {
+	gdb      scene.GDB
+	inferior int    // its pid, as we know it
+	lib      string // the name that the inferior has loaded it by
+	typed    string // what the user types, at a debugger that reads it
+}
+
+// causes are the ways in which a name leads the debugger elsewhere.
+var causes = []struct {
+	rule analyze.Rule
+	set  func(*testing.T, analyze.Effect) misled
+}{
+	{analyze.RuleSelfFD, misledBySelfFD},
+	{analyze.RuleSelfLink, func(t *testing.T, e analyze.Effect) misled { return misledByDir(t, e, "/proc/self/cwd/lib.so") }},
+	{analyze.RuleRelative, func(t *testing.T, e analyze.Effect) misled { return misledByDir(t, e, "./lib.so") }},
+	{analyze.RuleMountNS, misledByRoot},
+	{analyze.RulePIDNS, misledByPID},
+	{analyze.RuleReplacedFile, misledByReplacement},
+}
+
+// seen is a diagnosis, and where it comes from.
+type seen struct {
+	source string
+	*analyze.Diagnosis
+}
+
+// runs are the ways to look at one debugger from the start. Each gives what was
+// seen, by one source or several.
+var runs = []func(*testing.T, *misled, analyze.Effect) []seen{recordedRun}
+
+// Each cause with each effect, with a real gdb that attaches to the process, has
+// the same rule and effect from whatever source.
+func TestCauses(t *testing.T) {
+	scene.Require(t, "gdb", "ptrace", "root")
+	for _, c := range causes {
+		for _, e := range []analyze.Effect{analyze.Hang, analyze.StolenInput, analyze.WrongFile, analyze.Failed} {
+			for _, run := range runs {
+				t.Run(string(c.rule)+"/"+string(e), func(t *testing.T) {
+					m := c.set(t, e)
+					for _, d := range run(t, &m, e) {
+						d.check(t, &m, c.rule, e)
+					}
+				})
+			}
+		}
+	}
+}
+
+// check checks that the library is what was found, and nothing else is worse.
+func (d *seen) check(t *testing.T, m *misled, rule analyze.Rule, effect analyze.Effect) {
+	t.Helper()
+	var about []string
+	for i := range d.Findings {
+		f := &d.Findings[i]
+		about = append(about, fmt.Sprintf("%s %s %s %s", f.Name, f.Rule, f.Effect, f.Confidence))
+		if string(f.Name) != m.lib {
+			continue
+		}
+		if f.Rule != rule || f.Effect != effect {
+			t.Errorf("%s: rule %s, effect %s, want %s, %s: %s", d.source, f.Rule, f.Effect, rule, effect, d.Summary)
+		}
+		if f.Intended == nil || int(f.Intended.PID) != m.inferior {
+			t.Errorf("%s: intended is %+v, want of pid %d", d.source, f.Intended, m.inferior)
+		}
+		if len(evidenceOf(f, "link_map")) == 0 || f.Cause == "" || len(f.Remedies) == 0 {
+			t.Errorf("%s: evidence %+v, cause %q, remedies %+v", d.source, f.Evidence, f.Cause, f.Remedies)
+		}
+		if d.source == "trace" {
+			if says := evidenceOf(f, "provenance"); len(says) != 1 || !strings.Contains(says[0], "the name in entry ") {
+				t.Errorf("provenance %q", says)
+			}
+		}
+		if d.Verdict != string(effect) {
+			t.Errorf("%s: verdict %s: %s", d.source, d.Verdict, d.Summary)
+		}
+		return
+	}
+	t.Errorf("%s: %s: findings %q, risks %+v", d.source, d.Summary, about, d.Risks)
+}
+
+// recordedRun traces gdb from before it attaches until it is at rest, and then
+// looks at it as it is.
+func recordedRun(t *testing.T, m *misled, effect analyze.Effect) []seen {
+	t.Helper()
+	trace, evidence := filepath.Join(t.TempDir(), "trace.jsonl"), filepath.Join(t.TempDir(), "evidence.jsonl")
+	gdb := scene.StartGDB(t, m.gdb)
+	gdb.Expect(scene.Prompt)
+	end := tracing(t, gdb.PID, trace)
+	m.attach(t, gdb, effect)
+	end()
+	live, _ := diagnosis(t, "-o", evidence, strconv.Itoa(gdb.PID))
+	again, _ := diagnosis(t, evidence)
+	traced, _ := diagnosis(t, trace)
+	return []seen{{"trace", traced}, {"live", live}, {"evidence", again}}
+}
+
+// attach has gdb attach to the inferior, and waits until it has got what there
+// is to get.
+func (m *misled) attach(t *testing.T, gdb *scene.Session, effect analyze.Effect) {
+	t.Helper()
+	gdb.Send("attach " + strconv.Itoa(m.inferior))
+	if effect != analyze.Hang && effect != analyze.StolenInput {
+		gdb.Send(`echo at\ rest\n`)
+		gdb.Expect(`at rest\r\n[^\n]*` + scene.Prompt)
+		return
+	}
+	waitInFile(t, gdb)
+	if m.typed != "" {
+		gdb.Send(m.typed)
+		waitInFile(t, gdb)
+	}
+}
+
+// waitInFile waits until gdb sleeps in an open or in a read of what is none of
+// its own standard descriptors.
+func waitInFile(t *testing.T, gdb *scene.Session) {
+	t.Helper()
+	calls, err := decode.ForArch(runtime.GOARCH)
+	if err != nil {
+		t.Fatal(err)
+	}
+	asleep := func() string {
+		call := strings.Fields(procFile(t, gdb.PID, "syscall"))
+		if len(call) != 9 || !strings.HasPrefix(statusLine(t, gdb.PID, "State"), "S") {
+			return ""
+		}
+		nr, err := strconv.ParseUint(call[0], 10, 64)
+		if err != nil {
+			return ""
+		}
+		row, ok := calls.Call(nr)
+		if !ok || row.Class != decode.ClassOpen && (row.Class != decode.ClassRead || len(call[1]) == 3 && call[1] <= "0x2") {
+			return ""
+		}
+		return strings.Join(call, " ") + statusLine(t, gdb.PID, "voluntary_ctxt_switches")
+	}
+	before := ""
+	for deadline := time.Now().Add(scene.Patience); ; time.Sleep(50 * time.Millisecond) {
+		now := asleep()
+		if now != "" && now == before {
+			return
+		}
+		before = now
+		if time.Now().After(deadline) {
+			t.Fatalf("gdb waits for no file, it is in %s\n%s", procFile(t, gdb.PID, "syscall"), gdb.Output())
+		}
+	}
+}
+
+// plant puts what the debugger is to find, instead of the library, into a folder.
+func plant(t *testing.T, dir string, e analyze.Effect) {
+	t.Helper()
+	path := filepath.Join(dir, "lib.so")
+	switch e {
+	case analyze.Hang: // a FIFO that nobody writes to
+		if err := syscall.Mkfifo(path, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	case analyze.StolenInput: // a FIFO that somebody writes to
+		if err := syscall.Mkfifo(path, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		w, err := os.OpenFile(path, os.O_RDWR, 0) // without O_RDWR it would wait for a reader
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = w.Close() })
+		if _, err := w.WriteString("meant for somebody else\n"); err != nil {
+			t.Fatal(err)
+		}
+	case analyze.WrongFile:
+		copyFile(t, otherLibrary(t), path)
+	}
+}
+
+// otherLibrary is a library that is not the samples'.
+func otherLibrary(t *testing.T) string {
+	t.Helper()
+	for _, path := range sharedObjects(t) {
+		if strings.Contains(path, "/libc.so") {
+			return path
+		}
+	}
+	t.Fatal("no libc in a sample's memory")
+	return ""
+}
+
+// sharedObjects are the libraries that each sample has in its memory.
+func sharedObjects(t *testing.T) []string {
+	t.Helper()
+	p := scene.StartSample(t, "from_file", "--wait-before")
+	var paths []string
+	for line := range strings.Lines(procFile(t, p.WaitReady(), "maps")) {
+		if i := strings.IndexByte(line, '/'); i >= 0 && strings.Contains(line, ".so") {
+			if path := strings.TrimSpace(line[i:]); !slices.Contains(paths, path) {
+				paths = append(paths, path)
+			}
+		}
+	}
+	p.Kill()
+	return paths
+}
+
+func copyFile(t *testing.T, from, to string) {
+	t.Helper()
+	in, err := os.Open(from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o755)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = io.Copy(out, in)
+	if err := errors.Join(err, out.Close()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// misledBySelfFD: each process has its own descriptors.
+func misledBySelfFD(t *testing.T, e analyze.Effect) misled {
+	m := misled{}
+	fd := 4 // of gdb's event pipe
+	switch e {
+	case analyze.StolenInput:
+		fd, m.typed = 0, "print 1"
+	case analyze.WrongFile:
+		fd = 9
+		m.gdb.Launcher = []string{"sh", "-c", `exec "$@" 9<"$0"`, otherLibrary(t)}
+	case analyze.Failed:
+		fd = 60
+	}
+	p := scene.StartSample(t, "from_memory", "--fd", strconv.Itoa(fd), "--wait")
+	m.inferior, m.lib = p.WaitReady(), fmt.Sprintf("/proc/self/fd/%d", fd)
+	return m
+}
+
+// misledByDir: the name begins at the working directory, and gdb's is another.
+func misledByDir(t *testing.T, e analyze.Effect, lib string) misled {
+	inside, outside := t.TempDir(), t.TempDir()
+	copyFile(t, filepath.Join(scene.Build(t), "lib.so"), filepath.Join(inside, "lib.so"))
+	plant(t, outside, e)
+	p := scene.Start(t, scene.Command{Path: filepath.Join(scene.Build(t), "from_file"), Args: []string{"--lib", lib, "--wait"}, Dir: inside})
+	return misled{gdb: scene.GDB{Dir: outside}, inferior: p.WaitReady(), lib: lib}
+}
+
+// misledByReplacement: another file has got the name since.
+func misledByReplacement(t *testing.T, e analyze.Effect) misled {
+	dir := t.TempDir()
+	lib := filepath.Join(dir, "lib.so")
+	copyFile(t, filepath.Join(scene.Build(t), "lib.so"), lib)
+	p := scene.StartSample(t, "from_file", "--lib", lib, "--wait")
+	m := misled{inferior: p.WaitReady(), lib: lib}
+	if err := os.Remove(lib); err != nil {
+		t.Fatal(err)
+	}
+	plant(t, dir, e)
+	return m
+}
+
+// misledByRoot: the process lives below another root directory.
+func misledByRoot(t *testing.T, e analyze.Effect) misled {
+	root, outside := newRoot(t), t.TempDir()
+	lib := filepath.Join(outside, "lib.so")
+	if err := os.MkdirAll(filepath.Join(root, outside), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	copyFile(t, filepath.Join(scene.Build(t), "lib.so"), filepath.Join(root, lib))
+	plant(t, outside, e)
+	p := scene.Start(t, scene.Command{Path: "chroot", Args: []string{root, "/from_file", "--lib", lib, "--wait"}})
+	return misled{inferior: p.WaitReady(), lib: lib}
+}
+
+// misledByPID: the process is in another pid namespace, and its number there is
+// that of an innocent one here. Both it and gdb are in a mount namespace of
+// their own, where its /proc is mounted below its root.
+func misledByPID(t *testing.T, e analyze.Effect) misled {
+	outside := t.TempDir()
+	plant(t, outside, e)
+	innocent := scene.Start(t, scene.Command{Path: filepath.Join(scene.Build(t), "paces"), Dir: outside})
+	lib := fmt.Sprintf("/proc/%d/cwd/lib.so", innocent.PID)
+	root := newRoot(t)
+	copyFile(t, filepath.Join(scene.Build(t), "lib.so"), filepath.Join(root, "lib.so"))
+	if err := os.Mkdir(filepath.Join(root, "proc"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	const script = `mount -t proc proc "$1/proc" && echo $(($2 - 1)) >/proc/sys/kernel/ns_last_pid && { chroot "$1" /from_file --lib "$3" --wait & wait; }`
+	p := scene.Start(t, scene.Command{Path: "unshare", Args: []string{"--mount", "--pid", "--fork", "sh", "-c", script, "sh",
+		root, strconv.Itoa(innocent.PID), lib}})
+	if inside := p.WaitReady(); inside != innocent.PID {
+		t.Fatalf("in its namespace the process is %d, not %d", inside, innocent.PID)
+	}
+	m := misled{inferior: descendant(t, p.PID, "from_file"), lib: lib}
+	m.gdb.Launcher = []string{"nsenter", "--mount=" + fmt.Sprintf("/proc/%d/ns/mnt", m.inferior)}
+	return m
+}
+
+// newRoot makes a root directory in which from_file runs.
+func newRoot(t *testing.T) string {
+	t.Helper()
+	root, program := t.TempDir(), filepath.Join(scene.Build(t), "from_file")
+	add := func(from, inside string) {
+		to := filepath.Join(root, inside)
+		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := os.Stat(to); err == nil {
+			return
+		}
+		if os.Link(from, to) != nil { // of another file system
+			copyFile(t, from, to)
+		}
+	}
+	f, err := elf.Open(program)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for _, p := range f.Progs {
+		if p.Type == elf.PT_INTERP {
+			b, err := io.ReadAll(p.Open())
+			if err != nil {
+				t.Fatal(err)
+			}
+			name := strings.TrimRight(string(b), "\x00")
+			real, err := filepath.EvalSymlinks(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			add(real, name)
+		}
+	}
+	add(program, "from_file")
+	for _, path := range sharedObjects(t) {
+		add(path, path)
+	}
+	return root
+}
+
+// descendant finds the process of this name that a process, or one that it has
+// started, has started.
+func descendant(t *testing.T, pid int, comm string) int {
+	t.Helper()
+	for _, child := range strings.Fields(procFile(t, pid, fmt.Sprintf("task/%d/children", pid))) {
+		n, err := strconv.Atoi(child)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.TrimSpace(procFile(t, n, "comm")) == comm {
+			return n
+		}
+		if n = descendant(t, n, comm); n != 0 {
+			return n
+		}
+	}
+	return 0
+}
