@@ -52,6 +52,8 @@ var want = map[string]struct {
 	"btrfs":                  {"blocked", nil, nil},
 	"relative":               {"error", []string{"relative-path error possible possible"}, nil},
 	"mount-namespace":        {"wrong-file", []string{"mount-namespace wrong-file likely likely"}, nil},
+	"container":              {"blocked", nil, nil},
+	"container-self":         {"error", []string{"self-fd error possible possible"}, nil},
 	"pid-namespace":          {"error", []string{"pid-namespace error possible possible"}, nil},
 	"replaced-file":          {"wrong-file", []string{"replaced-file wrong-file possible possible"}, nil},
 	"self-link":              {"error", []string{"self-link error possible possible"}, nil},

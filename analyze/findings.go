@@ -450,13 +450,40 @@ func (a *Analyzer) unseen(threads []*event.Blocked, settled map[nameOf]bool) []s
 		if taken[nameOf{s.meant.pid, s.name}] || a.holds(s.meant) {
 			continue
 		}
-		s.would, s.proof = true, Possible
 		if fd, ok := a.holdsWrong(s); ok && expected(s.opened) == WrongFile {
-			s.would, s.proof, s.fd = false, Likely, event.Some(fd)
+			s.proof, s.fd = Likely, event.Some(fd)
+		} else if a.byEntering(&s) {
+			continue
+		} else {
+			s.would, s.proof = true, Possible
 		}
 		would = append(would, s)
 	}
 	return append(found, would...)
+}
+
+// byEntering is for a debugger that opens names inside the mount namespace of
+// its inferior, as gdb and gdbserver do ("set sysroot target:", which is the
+// default): a copy of itself enters it, and sends the descriptors back. It says
+// whether the name leads to the right file that way, and corrects what it leads
+// to. Names that start at the working directory are not opened so.
+func (a *Analyzer) byEntering(s *suspect) bool {
+	inf := a.inferiors[s.meant.pid]
+	if inf == nil || !strings.HasPrefix(string(a.debugger.Comm), "gdb") || !otherNamespace(a.debugger, inf.Process, "mnt") {
+		return false
+	}
+	switch n := decode.ClassifyName(string(s.name)); n.Kind {
+	case decode.Relative:
+		return false
+	case decode.SelfFD, decode.SelfLink:
+		// The copy has gdb's descriptors; but the /proc there does not show it
+		// if that is of another pid namespace: then there is no self.
+		if otherNamespace(a.debugger, inf.Process, "pid") {
+			s.opened = event.Target{Kind: event.Unknown, Error: "ENOENT"}
+		}
+		return false
+	}
+	return true
 }
 
 func (a *Analyzer) mapKeys() []mapKey {
@@ -606,11 +633,6 @@ func (a *Analyzer) presumed(s *suspect, f Finding) bool {
 	inf := a.inferiors[s.meant.pid]
 	if inf != nil && inf.TracerTID == 0 {
 		return false // named by the user, not debugged
-	}
-	if inf != nil && strings.HasPrefix(string(a.debugger.Comm), "gdb") && otherNamespace(a.debugger, inf.Process, "mnt") {
-		// gdb enters the inferior's mount namespace to open a file ("set
-		// sysroot target:", as it is by default), and finds it there.
-		return false
 	}
 	for _, known := range []string{"gdb", "lldb", "dlv"} {
 		if strings.HasPrefix(string(a.debugger.Comm), known) {

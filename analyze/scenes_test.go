@@ -252,6 +252,8 @@ func scenes() map[string]scene {
 	waiting := gdbSession("snapshot")
 	container := fromMemory()
 	container.Namespaces = map[string]uint64{"mnt": 101, "pid": 201, "user": 300}
+	nested := fromMemory()
+	nested.Namespaces = map[string]uint64{"mnt": 100, "pid": 201, "user": 300}
 	elsewhere := fromMemory()
 	elsewhere.Cwd = "/srv"
 	server := gdbSession("snapshot")
@@ -361,9 +363,22 @@ func scenes() map[string]scene {
 			}
 			return ev
 		}).with(fd(gdbPID, 18, "r", otherLib)),
-		"pid-namespace": atPrompt(library(infPID, 3, "/proc/7/fd/4", memfd, gone, memfd, "/proc/2162/fd/4")).change(func(ev event.Event) event.Event {
+		"container": atPrompt(library(infPID, 3, "/proc/7/fd/4", memfd, gone, memfd, "/proc/2162/fd/4"),
+			library(infPID, 4, "/app/lib.so", libc, gone, libc, "/proc/2162/root/app/lib.so")).change(func(ev event.Event) event.Event {
 			if _, ok := ev.(*event.Inferior); ok {
 				return container
+			}
+			return ev
+		}),
+		"container-self": atPrompt(fromMemoryLib()).change(func(ev event.Event) event.Event {
+			if _, ok := ev.(*event.Inferior); ok {
+				return container
+			}
+			return ev
+		}),
+		"pid-namespace": atPrompt(library(infPID, 3, "/proc/7/fd/4", memfd, gone, memfd, "/proc/2162/fd/4")).change(func(ev event.Event) event.Event {
+			if _, ok := ev.(*event.Inferior); ok {
+				return nested
 			}
 			return ev
 		}),
