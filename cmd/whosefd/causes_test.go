@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
 	"strconv"
@@ -27,6 +29,11 @@ type misled struct {
 	inferior int    // its pid, as we know it
 	lib      string // the name that the inferior has loaded it by
 	typed    string // what the user types, at a debugger that reads it
+	// command is what gdb is told to do; "" is to attach to the inferior.
+	command string
+	// libraries is what gdb then says of its libraries, as a regular
+	// expression; "" is not asked for.
+	libraries string
 }
 
 // causes are the ways in which a name leads the debugger elsewhere.
@@ -115,6 +122,11 @@ func recordedRun(t *testing.T, m *misled, effect analyze.Effect) []seen {
 	live, _ := diagnosis(t, "-o", evidence, strconv.Itoa(gdb.PID))
 	again, _ := diagnosis(t, evidence)
 	traced, _ := diagnosis(t, trace)
+	if m.libraries != "" {
+		if got := gdb.Command("info sharedlibrary"); !regexp.MustCompile(m.libraries).MatchString(got) {
+			t.Errorf("not %q:\n%s", m.libraries, got)
+		}
+	}
 	return []seen{{"trace", traced}, {"live", live}, {"evidence", again}}
 }
 
@@ -122,7 +134,14 @@ func recordedRun(t *testing.T, m *misled, effect analyze.Effect) []seen {
 // is to get.
 func (m *misled) attach(t *testing.T, gdb *scene.Session, effect analyze.Effect) {
 	t.Helper()
-	gdb.Send("attach " + strconv.Itoa(m.inferior))
+	if m.command == "" {
+		m.command = "attach " + strconv.Itoa(m.inferior)
+	}
+	if effect == "" && strings.HasPrefix(m.command, "start") {
+		gdb.Command(m.command) // nothing may be typed ahead: the inferior has the terminal
+		return
+	}
+	gdb.Send(m.command)
 	if effect != analyze.Hang && effect != analyze.StolenInput {
 		gdb.Send(`echo at\ rest\n`)
 		gdb.Expect(`at rest\r\n[^\n]*` + scene.Prompt)
@@ -379,4 +398,160 @@ func descendant(t *testing.T, pid int, comm string) int {
 		}
 	}
 	return 0
+}
+
+// contained runs a program in a mount and a pid namespace of its own, with its
+// own /proc, and waits until it is ready.
+func contained(t *testing.T, setUp string, program ...string) (inferior int) {
+	t.Helper()
+	return unshared(t, []string{"--mount", "--pid", "--fork"}, "mount -t proc proc /proc && "+setUp, program)
+}
+
+// mounted runs a program in a mount namespace of its own.
+func mounted(t *testing.T, setUp string, program ...string) (inferior int) {
+	t.Helper()
+	return unshared(t, []string{"--mount"}, setUp, program)
+}
+
+func unshared(t *testing.T, how []string, setUp string, program []string) int {
+	t.Helper()
+	const script = `eval "$1" && shift && { "$@" & wait; }`
+	p := scene.Start(t, scene.Command{Path: "unshare", Args: slices.Concat(how, []string{"sh", "-c", script, "sh", setUp}, program)})
+	p.WaitReady()
+	return descendant(t, p.PID, filepath.Base(program[0]))
+}
+
+// inside is a launcher that enters the mount namespace of a process.
+func inside(pid int) []string {
+	return []string{"nsenter", fmt.Sprintf("--mount=/proc/%d/ns/mnt", pid)}
+}
+
+// Nothing is found where gdb gets the right file, though names, numbers or
+// devices look as if it did not.
+func TestCausesHealthy(t *testing.T) {
+	scene.Require(t, "gdb", "ptrace", "root")
+	lib, fromFile, fromMemory := filepath.Join(scene.Build(t), "lib.so"), filepath.Join(scene.Build(t), "from_file"), filepath.Join(scene.Build(t), "from_memory")
+	for _, tc := range []struct {
+		name      string
+		libraries string
+		set       func(t *testing.T, dir string) misled
+	}{
+		{"a file that only the inferior's mounts have", `Yes +target:/.*/lib\.so`, func(t *testing.T, dir string) misled {
+			return misled{inferior: contained(t, "mount -t tmpfs none "+dir+" && cp "+lib+" "+dir, fromFile, "--lib", dir+"/lib.so", "--wait")}
+		}},
+		{"a number in the inferior's pid namespace", `Yes +target:/proc/\d+/fd/4`, func(t *testing.T, dir string) misled {
+			return misled{inferior: contained(t, ":", fromMemory, "--cure", "--wait")}
+		}},
+		{"the working directory", `Yes +\./lib\.so`, func(t *testing.T, dir string) misled {
+			copyFile(t, lib, dir+"/lib.so")
+			p := scene.Start(t, scene.Command{Path: fromFile, Args: []string{"--lib", "./lib.so", "--wait"}, Dir: dir})
+			return misled{inferior: p.WaitReady(), gdb: scene.GDB{Dir: dir}}
+		}},
+		{"a hard link", `Yes +/.*/lib\.so`, func(t *testing.T, dir string) misled {
+			copyFile(t, lib, dir+"/lib.so")
+			p := scene.StartSample(t, "from_file", "--lib", dir+"/lib.so", "--wait")
+			m := misled{inferior: p.WaitReady()}
+			if err := errors.Join(os.Rename(dir+"/lib.so", dir+"/old.so"), os.Link(dir+"/old.so", dir+"/lib.so")); err != nil {
+				t.Fatal(err)
+			}
+			return m
+		}},
+		{"gdb in namespaces of its own", "", func(t *testing.T, dir string) misled {
+			return misled{gdb: scene.GDB{Launcher: []string{"unshare", "--mount", "--pid", "--fork", "--mount-proc"},
+				Args: []string{"--args", fromFile}}, command: "start"}
+		}},
+		{"overlayfs", `Yes +/.*/merged/lib\.so`, func(t *testing.T, dir string) misled {
+			inferior := mounted(t, overlay(dir, lib), fromFile, "--lib", dir+"/merged/lib.so", "--wait")
+			return misled{inferior: inferior, gdb: scene.GDB{Launcher: inside(inferior)}}
+		}},
+		{"overlayfs, written to meanwhile", `Yes +/.*/merged/lib\.so`, func(t *testing.T, dir string) misled {
+			inferior := mounted(t, overlay(dir, lib), fromFile, "--lib", dir+"/merged/lib.so", "--wait")
+			if err := os.Chmod(fmt.Sprintf("/proc/%d/root%s/merged/lib.so", inferior, dir), 0o700); err != nil { // copied up
+				t.Fatal(err)
+			}
+			return misled{inferior: inferior, gdb: scene.GDB{Launcher: inside(inferior)}}
+		}},
+		{"btrfs", `Yes +/.*/mount/lib\.so`, func(t *testing.T, dir string) misled {
+			inferior := mounted(t, btrfs(t, dir, lib), fromFile, "--lib", dir+"/mount/lib.so", "--wait")
+			return misled{inferior: inferior, gdb: scene.GDB{Launcher: inside(inferior)}}
+		}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			m := tc.set(t, t.TempDir())
+			m.libraries = tc.libraries
+			for _, d := range recordedRun(t, &m, "") {
+				if len(d.Findings) != 0 || len(d.Risks) != 0 {
+					t.Errorf("%s: %s: %+v, risks %+v", d.source, d.Summary, d.Findings, d.Risks)
+				}
+			}
+		})
+	}
+}
+
+// overlay is a script that mounts an overlay of two file systems, with the
+// library in the lower one: stat(2) and the memory maps then have different
+// device numbers.
+func overlay(dir, lib string) string {
+	return fmt.Sprintf(`cd %s && mkdir lower upper merged && cp %s lower && mount -t tmpfs none upper && mkdir upper/data upper/work &&
+		mount -t overlay none -o lowerdir=lower,upperdir=upper/data,workdir=upper/work merged`, dir, lib)
+}
+
+// btrfs is a script that mounts a btrfs with the library in it: there too the
+// device numbers differ.
+func btrfs(t *testing.T, dir, lib string) string {
+	t.Helper()
+	fs, err := os.ReadFile("/proc/filesystems")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := exec.LookPath("mkfs.btrfs"); err != nil || !strings.Contains(string(fs), "\tbtrfs\n") {
+		t.Skipf("btrfs cannot be made here: %v", err)
+	}
+	return fmt.Sprintf(`cd %s && mkdir mount && truncate -s 120M image && mkfs.btrfs -q image >/dev/null && mount -o loop image mount && cp %s mount`, dir, lib)
+}
+
+// What differs on such file systems is found as anywhere else.
+func TestCausesOverlay(t *testing.T) {
+	scene.Require(t, "gdb", "ptrace", "root")
+	dir := t.TempDir()
+	name := dir + "/merged/lib.so"
+	inferior := mounted(t, overlay(dir, filepath.Join(scene.Build(t), "lib.so")), filepath.Join(scene.Build(t), "from_file"), "--lib", name, "--wait")
+	merged := fmt.Sprintf("/proc/%d/root%s/merged/", inferior, dir)
+	copyFile(t, otherLibrary(t), merged+"new.so")
+	if err := os.Rename(merged+"new.so", merged+"lib.so"); err != nil {
+		t.Fatal(err)
+	}
+	m := misled{inferior: inferior, lib: name, gdb: scene.GDB{Launcher: inside(inferior)}}
+	for _, d := range recordedRun(t, &m, analyze.WrongFile) {
+		d.check(t, &m, analyze.RuleReplacedFile, analyze.WrongFile)
+	}
+}
+
+// A debugger and its inferior in namespaces of their own have other numbers than
+// we know them by.
+func TestCausesContainedDebugger(t *testing.T) {
+	scene.Require(t, "gdb", "ptrace", "root")
+	m := misled{lib: "/proc/self/fd/4", command: "run", gdb: scene.GDB{
+		Launcher: []string{"unshare", "--mount", "--pid", "--fork", "--mount-proc"},
+		Args:     []string{"--args", filepath.Join(scene.Build(t), "from_memory")}}}
+	all := recordedRun(t, &m, analyze.Hang)
+	if len(all[0].Inferiors) != 1 {
+		t.Fatalf("inferiors %+v", all[0].Inferiors)
+	}
+	m.inferior = int(all[0].Inferiors[0].PID)
+	for _, d := range all {
+		d.check(t, &m, analyze.RuleSelfFD, analyze.Hang)
+	}
+}
+
+// In another mount namespace gdb opens names by a copy of itself that has
+// entered it. Where the pid namespace is another too, that copy has no self.
+func TestCausesContainedSelf(t *testing.T) {
+	scene.Require(t, "gdb", "ptrace", "root")
+	m := misled{lib: "/proc/self/fd/4", libraries: `No +/proc/self/fd/4`, inferior: contained(t, ":", filepath.Join(scene.Build(t), "from_memory"), "--wait")}
+	for _, d := range recordedRun(t, &m, analyze.Failed) {
+		if len(d.Findings) != 1 || d.Findings[0].Rule != analyze.RuleSelfFD || d.Findings[0].Effect != analyze.Failed || len(d.Risks) != 0 {
+			t.Errorf("%s: %s: %+v, risks %+v", d.source, d.Summary, d.Findings, d.Risks)
+		}
+	}
 }
