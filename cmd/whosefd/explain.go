@@ -19,6 +19,7 @@ func (a *app) explain() *cobra.Command {
 		output     string
 		inferiors  []string
 		debuginfod bool
+		rules      bool
 	)
 	cmd := &cobra.Command{
 		Use:   "explain [PID | NAME | FILE…]",
@@ -30,6 +31,9 @@ goes on as before. Without an argument, the one debugger that is blocked in a
 read is meant. A FILE is a recording made with -o, or a log of strace; of
 strace -ff give the prefix, or all files.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if rules {
+				return a.showRules(args, format)
+			}
 			an := analyze.New()
 			if len(args) > 0 && t.pid == "" && isSource(args[0]) {
 				if output != "" {
@@ -65,6 +69,7 @@ strace -ff give the prefix, or all files.`,
 	t.flag(cmd)
 	formatFlag(cmd, &format, "text", "json")
 	cmd.Flags().StringVarP(&output, "output", "o", "", "write the evidence to this file too, to be explained elsewhere")
+	cmd.Flags().BoolVar(&rules, "rules", false, "list the causes and effects that a finding can have, and look at nothing")
 	cmd.Flags().StringSliceVar(&inferiors, "inferior", nil, "a process that the debugger looks at, where it is not its tracer")
 	cmd.Flags().BoolVar(&debuginfod, "debuginfod", a.getenv("DEBUGINFOD_URLS") != "", "ask the servers in DEBUGINFOD_URLS for names of functions")
 	return cmd
@@ -101,6 +106,16 @@ func (a *app) showDiagnosis(d *analyze.Diagnosis, format string) error {
 		return report.JSON(a.out, d)
 	}
 	return report.Text(a.out, d, a.style(a.out))
+}
+
+func (a *app) showRules(args []string, format string) error {
+	switch {
+	case len(args) > 0:
+		return errors.New("--rules looks at nothing: leave the argument out")
+	case format == "json":
+		return report.RulesJSON(a.out, analyze.AllRules())
+	}
+	return report.Rules(a.out, analyze.AllRules(), a.style(a.out))
 }
 
 func findingsExit(d *analyze.Diagnosis) error {

@@ -1,0 +1,28 @@
+package report
+
+import (
+	"io"
+
+	"whosefd/analyze"
+)
+
+// Rules writes the causes and effects that a finding can have, as text.
+func Rules(w io.Writer, r analyze.Rules, st Style) error {
+	p := &page{st: st}
+	p.line(st.paint(bold, "Causes: why the debugger's file is not the one that its inferior has mapped"))
+	for _, c := range r.Causes {
+		p.head("  " + string(c.Rule))
+		p.para("    ", "Such as "+c.Names+".")
+		p.para("    ", c.Text)
+	}
+	p.head("Effects: what the debugger suffers, worst first")
+	for _, e := range r.Effects {
+		p.head("  " + string(e.Effect))
+		p.para("    ", e.Text)
+	}
+	_, err := w.Write(p.buf.Bytes())
+	return err
+}
+
+// RulesJSON writes them as JSON.
+func RulesJSON(w io.Writer, r analyze.Rules) error { return writeJSON(w, r) }
