@@ -154,6 +154,14 @@ type Finding struct {
 	log bool // from a log, in which the debugger had not ended
 }
 
+// whose is the inferior whose name it is; 0 where that is not known.
+func (f *Finding) whose() event.PID {
+	if f.Intended != nil {
+		return f.Intended.PID
+	}
+	return f.Inferior
+}
+
 // Opened is what the debugger got. FD is absent where it is not open, or not
 // known to be. Error is the errno name where it got nothing.
 type Opened struct {

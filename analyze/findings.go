@@ -145,12 +145,16 @@ func (a *Analyzer) seen(threads []*event.Blocked) ([]suspect, map[nameOf]bool) {
 	var found []suspect
 	settled := map[nameOf]bool{}
 	for _, o := range a.opens() {
+		reader := a.readerOf(o, threads)
+		if o.errno == unfinished && reader == nil {
+			continue // it has come back since
+		}
 		s, ok := a.judge(o, settled)
 		if !ok {
 			continue
 		}
 		for i := range s {
-			s[i].blocked = a.readerOf(o, threads)
+			s[i].blocked = reader
 		}
 		found = append(found, s...)
 	}
@@ -296,7 +300,7 @@ func (a *Analyzer) meantBy(lm *event.LinkMap) meant {
 // inferior's memory.
 func (a *Analyzer) withoutList(base suspect, name decode.Name) []suspect {
 	if !name.Dependent() && name.Kind != decode.PIDFD && name.Kind != decode.PIDPath {
-		return nil
+		return a.ofEntry(base)
 	}
 	o := base.open
 	var found []suspect
@@ -346,6 +350,37 @@ func (a *Analyzer) withoutList(base suspect, name decode.Name) []suspect {
 		return nil
 	}
 	return []suspect{s}
+}
+
+// ofEntry judges an open of a name that means the same to everybody, as far as
+// its text tells. The list of libraries is not known, but the debugger was seen
+// to read an entry of it that points to the name, and what it got for it is no
+// file that the inferior could have mapped.
+func (a *Analyzer) ofEntry(s suspect) []suspect {
+	o := s.open
+	switch {
+	case s.from == nil || s.from.entry == 0 || a.listKnown(s.from.pid):
+		return nil
+	case o.errno != "" && o.errno != unfinished:
+		if a.foundElsewhere(o) {
+			return nil
+		}
+	case o.errno == "" && mappable(s.opened.Kind):
+		return nil
+	}
+	s.meant.pid, s.different = s.from.pid, Likely
+	s.notes = append(s.notes, Evidence{"ambiguous",
+		"Whether the file was replaced, or the inferior has another root directory or other mounts than the debugger, is not in the evidence."})
+	return []suspect{s}
+}
+
+// foundElsewhere says whether the debugger opened a file of the same name in
+// another folder after it had failed: it searches along a path.
+func (a *Analyzer) foundElsewhere(failed *opened) bool {
+	base := failed.name[strings.LastIndexByte(string(failed.name), '/')+1:]
+	return slices.ContainsFunc(a.opens(), func(o *opened) bool {
+		return o.errno == "" && o.last >= failed.first && o.name[strings.LastIndexByte(string(o.name), '/')+1:] == base
+	})
 }
 
 // holdsLibrary says whether a target can be a library.

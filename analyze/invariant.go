@@ -195,8 +195,12 @@ func (a *Analyzer) effect(s *suspect) (Effect, Confidence) {
 	o := s.open
 	if s.blocked != nil {
 		effect, sure := a.effectOfRead(s)
-		if effect == StolenInput && o != nil && o.bytes > 0 {
-			sure = Certain // it has got some
+		if o == nil || o.bytes == 0 {
+			return effect, sure
+		}
+		// It has got some already, from somebody else unless the pipe is its own.
+		if effect == StolenInput || effect == Hang && !a.ownPipe(s.opened) && !a.writers(s.blocked).searched {
+			return StolenInput, Certain
 		}
 		return effect, sure
 	}

@@ -68,9 +68,9 @@ var advices = []advice{
 	},
 	{
 		kind: "chdir", rules: []Rule{RuleRelative},
-		when: func(f *Finding) bool { return f.Intended != nil },
+		when: func(f *Finding) bool { return f.whose() != 0 },
 		command: func(a *Analyzer, f *Finding) string {
-			if inf := a.inferiors[f.Intended.PID]; inf != nil && inf.Cwd != "" {
+			if inf := a.inferiors[f.whose()]; inf != nil && inf.Cwd != "" {
 				return "cd " + Quote(string(inf.Cwd))
 			}
 			return ""
@@ -79,17 +79,17 @@ var advices = []advice{
 	},
 	{
 		kind: "sysroot", rules: []Rule{RuleMountNS},
-		when: func(f *Finding) bool { return f.Intended != nil },
+		when: func(f *Finding) bool { return f.whose() != 0 },
 		command: func(a *Analyzer, f *Finding) string {
-			return fmt.Sprintf("gdb -iex 'set sysroot /proc/%d/root' -p %d", f.Intended.PID, f.Intended.PID)
+			return fmt.Sprintf("gdb -iex 'set sysroot /proc/%d/root' -p %d", f.whose(), f.whose())
 		},
 		text: say("has gdb look for libraries below the root directory that the program sees."),
 	},
 	{
 		kind: "namespace", rules: []Rule{RulePIDNS},
-		when: func(f *Finding) bool { return f.Intended != nil },
+		when: func(f *Finding) bool { return f.whose() != 0 },
 		command: func(a *Analyzer, f *Finding) string {
-			return fmt.Sprintf("nsenter -t %d -p -m gdb", f.Intended.PID)
+			return fmt.Sprintf("nsenter -t %d -p -m gdb", f.whose())
 		},
 		text: say("runs a debugger inside the program's namespaces, where the process number is right; it must be installed there."),
 	},

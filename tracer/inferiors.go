@@ -264,17 +264,46 @@ func (in *inferiors) describe(ev *event.Syscall) {
 			continue // said by tellProcess
 		}
 		for i := range maps {
-			lm := &maps[i]
-			key := entry{lm.PID, lm.Addr, lm.Name}
-			if lm.Name != ev.Path || in.toldMap[key] {
-				continue
+			if maps[i].Name == ev.Path {
+				in.tell(&maps[i])
 			}
-			in.toldMap[key] = true
-			inferior.Complete(in.view, lm, in.debugger)
-			lm.T = in.now()
-			in.emit(lm)
 		}
 	}
+}
+
+// describeOpened emits the list entry of which the debugger has just opened the
+// name, or has failed to, and has not got the file that is mapped: later, the
+// inferior may be gone.
+func (in *inferiors) describeOpened(ev *event.Syscall) {
+	if ev.Path == "" {
+		return
+	}
+	for _, pid := range in.current() {
+		for _, lm := range in.loaded(pid) {
+			if lm.Name != ev.Path || lm.Mapped == nil ||
+				ev.Target != nil && (ev.Target.Same(inferior.Identity(&lm)) || ev.Target.Same(*lm.Mapped)) {
+				continue
+			}
+			in.tell(&lm)
+		}
+	}
+}
+
+// tell emits a list entry, and before it its process, once each.
+func (in *inferiors) tell(lm *event.LinkMap) {
+	if !in.toldPID[lm.PID] {
+		in.toldPID[lm.PID] = true
+		in.tellProcess(lm.PID)
+	}
+	key := entry{lm.PID, lm.Addr, lm.Name}
+	if in.toldMap[key] {
+		return
+	}
+	in.toldMap[key] = true
+	told := *lm
+	inferior.Complete(in.view, &told, in.debugger)
+	told.T = in.now()
+	in.emit(&told)
 }
 
 func (in *inferiors) tellProcess(pid event.PID) {

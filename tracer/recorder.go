@@ -269,6 +269,9 @@ func (r *recorder) Exit(t *ptrace.Thread, rval int64, failed bool) {
 	r.inferiors.sawRead(&ev)
 	r.send(&ev)
 	r.inferiors.describe(&ev)
+	if c.row.Class == decode.ClassOpen && len(ev.Counterpart) == 0 {
+		r.inferiors.describeOpened(&ev)
+	}
 }
 
 // atExit looks at what a successful call left behind.

@@ -23,6 +23,3 @@ func Rules(w io.Writer, r analyze.Rules, st Style) error {
 	_, err := w.Write(p.buf.Bytes())
 	return err
 }
-
-// RulesJSON writes them as JSON.
-func RulesJSON(w io.Writer, r analyze.Rules) error { return writeJSON(w, r) }

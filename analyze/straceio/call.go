@@ -644,9 +644,20 @@ func (a *args) after(r *result) {
 // bytes.
 const maxData = 4096
 
-// keepData keeps what was read from a process's memory, or the text of a link.
+// maxHead is how much is kept of how a file begins, in bytes.
+const maxHead = 16
+
+// keepData keeps what was read from a process's memory, how a file begins, or
+// the text of a link.
 func (a *args) keepData() {
-	if a.info.row.Class != decode.ClassLink && a.file.mem == 0 {
+	switch {
+	case a.info.row.Class == decode.ClassLink, a.file.mem != 0:
+	case a.info.row.Class == decode.ClassRead && a.file.unread:
+		a.file.unread = false
+		head := a.p.data(a.data[:min(len(a.data), 4*maxHead)])
+		a.ev.Data = head[:min(len(head), maxHead)]
+		return
+	default:
 		return
 	}
 	a.ev.Data = a.p.data(a.data[:min(len(a.data), 4*maxData)])
@@ -661,11 +672,14 @@ func (a *args) opened(r *result) {
 		if ev.Target = &f.target; f.mem != 0 && a.t.proc == p.main {
 			p.inferior(f.mem)
 		}
+		f.unread = a.info.row.Class == decode.ClassOpen
 		return
 	}
 	f := a.file
 	if a.info.row.Class == decode.ClassOpen {
-		f = p.byName(a.t.proc, ev)
+		if f = p.byName(a.t.proc, ev); f != nil {
+			f.unread = true
+		}
 		if f != nil && f.mem != 0 && a.t.proc == p.main {
 			p.inferior(f.mem)
 		}

@@ -32,6 +32,8 @@ type file struct {
 	// mem and stat are the process of whose memory or state it is: /proc/N/mem,
 	// /proc/N/task/N/stat.
 	mem, stat event.PID
+	// unread: it was opened by name, and nothing has been read since.
+	unread bool
 }
 
 func (s *shared) string(b []byte) string {

@@ -57,7 +57,10 @@ type seen struct {
 
 // runs are the ways to look at one debugger from the start. Each gives what was
 // seen, by one source or several.
-var runs = []func(*testing.T, *misled, analyze.Effect) []seen{recordedRun}
+var runs = []struct {
+	name string
+	look func(*testing.T, *misled, analyze.Effect) []seen
+}{{"recorded", recordedRun}, {"strace", straceRun}}
 
 // Each cause with each effect, with a real gdb that attaches to the process, has
 // the same rule and effect from whatever source.
@@ -65,11 +68,21 @@ func TestCauses(t *testing.T) {
 	scene.Require(t, "gdb", "ptrace", "root")
 	for _, c := range causes {
 		for _, e := range []analyze.Effect{analyze.Hang, analyze.StolenInput, analyze.WrongFile, analyze.Failed} {
-			for _, run := range runs {
-				t.Run(string(c.rule)+"/"+string(e), func(t *testing.T) {
+			for _, r := range runs {
+				t.Run(string(c.rule)+"/"+string(e)+"/"+r.name, func(t *testing.T) {
 					m := c.set(t, e)
-					for _, d := range run(t, &m, e) {
-						d.check(t, &m, c.rule, e)
+					for _, d := range r.look(t, &m, e) {
+						rule := c.rule
+						if d.source == "strace" && rule == analyze.RuleMountNS {
+							rule = analyze.RuleReplacedFile // a log tells of neither, only that the name leads to no library
+						}
+						if d.source == "strace" && rule == analyze.RuleReplacedFile && e == analyze.WrongFile {
+							if len(d.Findings) != 0 { // nor that it leads to another one
+								t.Errorf("%+v", d.Findings)
+							}
+							continue
+						}
+						d.check(t, &m, rule, e)
 					}
 				})
 			}
@@ -90,14 +103,18 @@ func (d *seen) check(t *testing.T, m *misled, rule analyze.Rule, effect analyze.
 		if f.Rule != rule || f.Effect != effect {
 			t.Errorf("%s: rule %s, effect %s, want %s, %s: %s", d.source, f.Rule, f.Effect, rule, effect, d.Summary)
 		}
-		if f.Intended == nil || int(f.Intended.PID) != m.inferior {
+		if whose := f.Inferior; d.source == "strace" { // which does not tell what the inferior has mapped
+			if int(whose) != m.inferior {
+				t.Errorf("%s: the name is of %d, want of pid %d", d.source, whose, m.inferior)
+			}
+		} else if f.Intended == nil || int(f.Intended.PID) != m.inferior {
 			t.Errorf("%s: intended is %+v, want of pid %d", d.source, f.Intended, m.inferior)
 		}
 		if len(evidenceOf(f, "link_map")) == 0 || f.Cause == "" || len(f.Remedies) == 0 {
 			t.Errorf("%s: evidence %+v, cause %q, remedies %+v", d.source, f.Evidence, f.Cause, f.Remedies)
 		}
-		if d.source == "trace" {
-			if says := evidenceOf(f, "provenance"); len(says) != 1 || !strings.Contains(says[0], "the name in entry ") {
+		if d.source == "trace" || d.source == "strace" {
+			if says := evidenceOf(f, "provenance"); len(says) != 1 || d.source == "trace" && !strings.Contains(says[0], "the name in entry ") {
 				t.Errorf("provenance %q", says)
 			}
 		}
@@ -128,6 +145,22 @@ func recordedRun(t *testing.T, m *misled, effect analyze.Effect) []seen {
 		}
 	}
 	return []seen{{"trace", traced}, {"live", live}, {"evidence", again}}
+}
+
+// straceRun has strace log what gdb does.
+func straceRun(t *testing.T, m *misled, effect analyze.Effect) []seen {
+	t.Helper()
+	scene.Require(t, "strace")
+	log := filepath.Join(t.TempDir(), "strace.log")
+	gdb := scene.StartGDB(t, m.gdb)
+	gdb.Expect(scene.Prompt)
+	strace := scene.Start(t, scene.Command{Path: "strace", Args: []string{"-y", "-o", log, "-p", strconv.Itoa(gdb.PID)}})
+	strace.ExpectErr(`attached`)
+	m.attach(t, gdb, effect)
+	strace.Signal(syscall.SIGINT)
+	strace.Wait()
+	d, _ := diagnosis(t, log)
+	return []seen{{"strace", d}}
 }
 
 // attach has gdb attach to the inferior, and waits until it has got what there

@@ -113,7 +113,7 @@ func (a *app) showRules(args []string, format string) error {
 	case len(args) > 0:
 		return errors.New("--rules looks at nothing: leave the argument out")
 	case format == "json":
-		return report.RulesJSON(a.out, analyze.AllRules())
+		return report.JSON(a.out, analyze.AllRules())
 	}
 	return report.Rules(a.out, analyze.AllRules(), a.style(a.out))
 }
