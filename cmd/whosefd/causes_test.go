@@ -70,6 +70,7 @@ func TestCauses(t *testing.T) {
 		for _, e := range []analyze.Effect{analyze.Hang, analyze.StolenInput, analyze.WrongFile, analyze.Failed} {
 			for _, r := range runs {
 				t.Run(string(c.rule)+"/"+string(e)+"/"+r.name, func(t *testing.T) {
+					t.Parallel()
 					m := c.set(t, e)
 					for _, d := range r.look(t, &m, e) {
 						rule := c.rule
@@ -131,8 +132,7 @@ func (d *seen) check(t *testing.T, m *misled, rule analyze.Rule, effect analyze.
 func recordedRun(t *testing.T, m *misled, effect analyze.Effect) []seen {
 	t.Helper()
 	trace, evidence := filepath.Join(t.TempDir(), "trace.jsonl"), filepath.Join(t.TempDir(), "evidence.jsonl")
-	gdb := scene.StartGDB(t, m.gdb)
-	gdb.Expect(scene.Prompt)
+	gdb := m.start(t)
 	end := tracing(t, gdb.PID, trace)
 	m.attach(t, gdb, effect)
 	end()
@@ -152,8 +152,7 @@ func straceRun(t *testing.T, m *misled, effect analyze.Effect) []seen {
 	t.Helper()
 	scene.Require(t, "strace")
 	log := filepath.Join(t.TempDir(), "strace.log")
-	gdb := scene.StartGDB(t, m.gdb)
-	gdb.Expect(scene.Prompt)
+	gdb := m.start(t)
 	strace := scene.Start(t, scene.Command{Path: "strace", Args: []string{"-y", "-o", log, "-p", strconv.Itoa(gdb.PID)}})
 	strace.ExpectErr(`attached`)
 	m.attach(t, gdb, effect)
@@ -161,6 +160,16 @@ func straceRun(t *testing.T, m *misled, effect analyze.Effect) []seen {
 	strace.Wait()
 	d, _ := diagnosis(t, log)
 	return []seen{{"strace", d}}
+}
+
+// start starts gdb, which is not to take its time with debug info.
+func (m *misled) start(t *testing.T) *scene.Session {
+	t.Helper()
+	g := m.gdb
+	g.Args = append([]string{"-iex", "set debug-file-directory /nonexistent"}, g.Args...)
+	gdb := scene.StartGDB(t, g)
+	gdb.Expect(scene.Prompt)
+	return gdb
 }
 
 // attach has gdb attach to the inferior, and waits until it has got what there
@@ -510,6 +519,7 @@ func TestCausesHealthy(t *testing.T) {
 		}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
 			m := tc.set(t, t.TempDir())
 			m.libraries = tc.libraries
 			for _, d := range recordedRun(t, &m, "") {
