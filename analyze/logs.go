@@ -2,7 +2,6 @@ package analyze
 
 import (
 	"fmt"
-	"path"
 	"slices"
 	"strings"
 
@@ -90,18 +89,6 @@ func (a *Analyzer) mayBeRight(o *opened, name *decode.Name) bool {
 		return o.errno == "" || a.foundElsewhere(o)
 	case decode.PIDFD, decode.PIDPath:
 		return o.errno == "" && name.PID == o.from.pid
-	}
-	return false
-}
-
-// foundElsewhere says whether a file of the same name was opened later: the
-// debugger has searched along a path.
-func (a *Analyzer) foundElsewhere(o *opened) bool {
-	base := path.Base(string(o.name))
-	for _, later := range a.opens() {
-		if later.errno == "" && later.last >= o.first && path.Base(string(later.name)) == base {
-			return true
-		}
 	}
 	return false
 }
