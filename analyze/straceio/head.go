@@ -142,7 +142,7 @@ func (h *head) cutTime(b []byte) ([]byte, bool) {
 	switch {
 	case n == 2:
 		h.clock, h.at = clockDay, event.Micros(((parts[0]*60+parts[1])*60+parts[2])*1e6+us)
-	case n == 1 || digits > 15:
+	case n == 1 || digits > 11: // the year 5138 has 11
 		return b, false
 	case delta:
 		h.delta = at
