@@ -1,6 +1,7 @@
 package stack
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -208,6 +209,12 @@ func (p *process) restored(r frame.DWRule, reg, cfa uint64, regs registerSet) (v
 // expression evaluates a DWARF expression; that of a register starts with the
 // canonical frame address on the stack.
 func (p *process) expression(program []byte, regs registerSet, cfa *uint64) (uint64, error) {
+	// Delve makes room for whatever length this one gives. It names no address,
+	// and so is of no use here. Looked for in operands too, since an expression
+	// can jump there; those of unwind information are multiples of 8.
+	if bytes.IndexByte(program, byte(op.DW_OP_implicit_value)) >= 0 {
+		return 0, errors.New("expression: an implicit value is no address")
+	}
 	if cfa != nil {
 		const addr = byte(op.DW_OP_addr)
 		program = append(binary.LittleEndian.AppendUint64([]byte{addr}, *cfa), program...)
