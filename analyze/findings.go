@@ -81,6 +81,7 @@ func (a *Analyzer) missed(d *Diagnosis) {
 			d.Missing = append(d.Missing, event.Text(fmt.Sprintf("the libraries of %s: %s", a.who(pid), inf.LinkMapError)))
 		}
 	}
+	a.unresolved(d)
 	if a.dropped > 0 {
 		d.Missing = append(d.Missing, event.Text(count(a.dropped, "older fact")+" did not fit into the bounded memory of the analysis"))
 	}
@@ -88,6 +89,42 @@ func (a *Analyzer) missed(d *Diagnosis) {
 		d.Findings = d.Findings[:maxFindings]
 		d.Missing = append(d.Missing, event.Text("more findings: "+count(int64(n), "lesser one")))
 	}
+}
+
+// maxUnresolved is how many names are told of that could not be looked up.
+const maxUnresolved = 5
+
+// unresolved says which libraries' names could not be looked up as the debugger
+// does it.
+func (a *Analyzer) unresolved(d *Diagnosis) {
+	n, seen := 0, map[event.Text]bool{}
+	for _, k := range a.mapKeys() {
+		lm := a.maps[k]
+		t, known := resolution(lm, a.debugger.PID)
+		if _, looked := a.inDebugger(lm); !known || looked || !isLibrary(lm) || seen[lm.Name] {
+			continue
+		}
+		seen[lm.Name] = true
+		if n++; n <= maxUnresolved {
+			d.Missing = append(d.Missing, event.Text(fmt.Sprintf("what %s leads to in %s: %s", lm.Name, a.short(a.debugger.PID), lookupError(t.Error))))
+		}
+	}
+	if n > maxUnresolved {
+		d.Missing = append(d.Missing, event.Text(fmt.Sprintf("the same of %s", count(int64(n-maxUnresolved), "more name"))))
+	}
+}
+
+// lookupError says in words why a name could not be looked up.
+func lookupError(errno string) string {
+	switch errno {
+	case "ETIMEDOUT":
+		return "the file system does not answer (ETIMEDOUT)"
+	case "EACCES", "EPERM":
+		return "this user may not look there (" + errno + ")"
+	case "EXDEV":
+		return "/proc there belongs to another pid namespace (EXDEV)"
+	}
+	return errno
 }
 
 // stackOrder puts the thread with the worst finding first.

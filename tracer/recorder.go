@@ -49,6 +49,11 @@ type recorder struct {
 	foreign bool // a call of another architecture was met, and said
 	path    [maxPath]byte
 	mem     []byte
+	// served has those parts of the memory that a file system may have to be
+	// asked for; nil if there are none. It is made when the tracer begins, and
+	// anew when a file is mapped that is such a part.
+	served *procview.Memory
+	looked bool
 }
 
 // call is what a recorder keeps for a thread's call between entry and exit.
@@ -100,6 +105,9 @@ func (r *recorder) Begin(t *ptrace.Thread, in *ptrace.Call) {
 	c := r.callOf(t)
 	*c = call{}
 	c.paced = r.now()
+	if !r.looked {
+		r.findServed()
+	}
 	if t.TID == event.TID(t.PID) {
 		r.cpu.pin(t.TID) // other threads must show that it pays
 	}
@@ -283,6 +291,10 @@ func (r *recorder) atExit(t *ptrace.Thread, c *call, ev *event.Syscall) {
 	if len(r.fds.unread) > 0 && ev.FD.Known {
 		r.keepHead(t, c, ev)
 	}
+	if c.row.Class == decode.ClassMap && ev.Target != nil && r.view.ServedDevice(r.debugger, ev.Target.Dev) ||
+		c.row.Change == decode.DropsOnExec {
+		r.findServed()
+	}
 	for i, kind := range c.row.Args {
 		switch kind {
 		case decode.StatBuf:
@@ -418,7 +430,7 @@ func (r *recorder) read(tid event.TID, addr uint64, n int) []byte {
 	if cap(r.mem) < n {
 		r.mem = make([]byte, n)
 	}
-	got, _ := ptrace.ReadMemory(tid, addr, r.mem[:n])
+	got, _ := r.readMemory(tid, addr, r.mem[:n])
 	return r.mem[:got]
 }
 
@@ -439,6 +451,36 @@ func (r *recorder) readSpans(tid event.TID, array, entries uint64, n int) []byte
 	return data
 }
 
+// readMemory reads a thread's memory, without waiting for a file system that
+// does not answer: the thread is stopped meanwhile, and so are we.
+func (r *recorder) readMemory(tid event.TID, addr uint64, buf []byte) (int, error) {
+	if r.served != nil && r.served.Touches(addr, len(buf)) {
+		return r.served.ReadAt(buf, int64(addr))
+	}
+	return ptrace.ReadMemory(tid, addr, buf)
+}
+
+// findServed looks which parts of the memory a file system may have to be asked
+// for. If that cannot be learned, memory is read as if there were none.
+func (r *recorder) findServed() {
+	r.looked = true
+	r.close()
+	maps, err := r.view.Maps(r.debugger)
+	if err != nil || len(r.view.Served(r.debugger, maps)) == 0 {
+		return
+	}
+	if mem, err := r.view.OpenMemory(r.debugger, maps); err == nil {
+		r.served = mem
+	}
+}
+
+func (r *recorder) close() {
+	if r.served != nil {
+		_ = r.served.Close()
+		r.served = nil
+	}
+}
+
 // readPath reads a NUL-terminated name, a page at a time; truncated says that
 // its end could not be read or that it is longer than the kernel takes.
 func (r *recorder) readPath(tid event.TID, addr uint64) (path event.Text, truncated bool) {
@@ -446,7 +488,7 @@ func (r *recorder) readPath(tid event.TID, addr uint64) (path event.Text, trunca
 	// Most names are short: the first look is small, and within one page.
 	for n, want := 0, uint64(256); n < maxPath; want = page {
 		want = min(want, page-addr%page, uint64(maxPath-n))
-		got, err := ptrace.ReadMemory(tid, addr, r.path[n:n+int(want)])
+		got, err := r.readMemory(tid, addr, r.path[n:n+int(want)])
 		if end := bytes.IndexByte(r.path[n:n+got], 0); end >= 0 {
 			return event.Text(r.path[:n+end]), false
 		}

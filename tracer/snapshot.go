@@ -289,7 +289,7 @@ func (s *snapshot) stack(tid event.TID, names []string) (event.Stack, error) {
 				return fmt.Errorf("registers of thread %d: %w", tid, err)
 			}
 			snap.Regs = stack.FromPtrace(regs)
-			snap.StackStart, snap.Stack = copyStack(tid, maps, snap.Regs.SP)
+			snap.StackStart, snap.Stack = s.copyStack(tid, maps, snap.Regs.SP)
 			return nil
 		})
 		snap.StoppedUS = stopped.Microseconds()
@@ -303,9 +303,9 @@ func (s *snapshot) stack(tid event.TID, names []string) (event.Stack, error) {
 
 // copyStack copies from below the stack pointer to the end of the mapping that
 // holds it.
-func copyStack(tid event.TID, maps []procview.Mapping, sp uint64) (start uint64, data []byte) {
+func (s *snapshot) copyStack(tid event.TID, maps []procview.Mapping, sp uint64) (start uint64, data []byte) {
 	m, ok := procview.FindMapping(maps, sp)
-	if !ok {
+	if !ok || len(s.View.Served(s.pid, []procview.Mapping{m})) > 0 { // a stack in a file that may have to be asked for
 		return sp, nil
 	}
 	start = max(sp-ptrace.RedZone, m.Start)

@@ -226,7 +226,7 @@ const maxLibrary = 4 << 30
 // copy copies the mapped file, whatever its name leads to now.
 func (b *sysroot) copy(at string, lm *event.LinkMap) error {
 	from := fmt.Sprintf("%s/map_files/%x-%x", b.view.Folder(b.pid), uint64(lm.MapStart), uint64(lm.MapEnd))
-	in, err := inferior.OpenRegular(from)
+	in, err := inferior.OpenRegular(b.view, b.pid, from)
 	if err != nil {
 		return fmt.Errorf("its descriptor is closed, and the mapped file cannot be read: %w (as root it can)", err)
 	}

@@ -91,6 +91,7 @@ func watch(ctx context.Context, o TraceOptions, g *GuardOptions) (Outcome, error
 		called: map[event.TID]event.PID{}, viaSelf: map[event.TID]bool{},
 		maps: map[event.PID][]event.LinkMap{}, toldPID: map[event.PID]bool{}, toldMap: map[entry]bool{}}
 	rec := newRecorder(o.View, calls, t.start, pid, in, t.emit)
+	defer rec.close()
 	rec.cpu = newAffinity(o.View, pid, o.CPU, o.Keeper)
 	t.loop.Handler = rec
 	if g != nil {

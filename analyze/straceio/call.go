@@ -76,10 +76,10 @@ func newCallInfo(name string) *callInfo {
 	if row, ok := decode.ByName(name); ok {
 		c.row = row
 		switch {
-		case row.Shown:
-			c.what = shown
 		case name == "process_vm_readv":
 			c.what = remote
+		case row.Shown:
+			c.what = shown
 		case row.Class == decode.ClassMake:
 			c.what = makes
 		}

@@ -33,10 +33,16 @@ func main() {
 		tracer.KeepAffinity(os.Stdin)
 		return
 	}
+	if len(os.Args) == 2 && os.Args[1] == procview.AskerArg {
+		procview.AnswerAsker()
+		return
+	}
+	view := procview.New("/proc")
+	view.Asker = procview.NewAsker()
 	a := &app{
 		in: os.Stdin, out: os.Stdout, err: os.Stderr,
 		getenv:   os.Getenv,
-		view:     procview.New("/proc"),
+		view:     view,
 		terminal: terminalWidth,
 	}
 	os.Exit(a.run(context.Background(), os.Args[1:]))

@@ -12,7 +12,7 @@ import (
 
 // Require skips the test unless all that it needs is there: "ptrace" is the
 // permission to trace a process that this one has started, "root" is user 0,
-// anything else a program on the PATH. With WHOSEFD_REQUIRE=1 in the environment
+// "fuse" is the right to serve a FUSE file system, anything else a program on the PATH. With WHOSEFD_REQUIRE=1 in the environment
 // the test fails instead, so that nothing is skipped unnoticed.
 func Require(t TB, what ...string) {
 	t.Helper()
@@ -35,6 +35,8 @@ func lacks(what string) error {
 			return fmt.Errorf("this needs root, and runs as user %d", uid)
 		}
 		return nil
+	case "fuse":
+		return tryFUSE()
 	default:
 		_, err := exec.LookPath(what)
 		return err

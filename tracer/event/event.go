@@ -302,7 +302,7 @@ type Stack struct {
 // Frame is one frame of a backtrace. Function, File and Line are absent where
 // the module has no symbols or no debug info.
 type Frame struct {
-	PC       Hex    `json:"pc,omitempty"` // absent in a strace log
+	PC       Hex    `json:"pc,omitempty"`     // absent in a strace log
 	Module   Text   `json:"module,omitempty"` // path in maps
 	Offset   Hex    `json:"offset,omitempty"` // PC as an address within the module's ELF file
 	Function string `json:"function,omitempty"`

@@ -9,7 +9,6 @@ import (
 	"io"
 	"os"
 	"path"
-	"strconv"
 
 	"golang.org/x/sys/unix"
 
@@ -109,7 +108,9 @@ type program struct {
 	aux auxiliary
 	// exe is the path of the link to its file.
 	exe  string
-	file *os.File // /proc/PID/mem; nil for a fake memory
+	v    *procview.View // nil for a fake memory
+	pid  event.PID
+	file *procview.Memory // nil for a fake memory
 }
 
 // open opens a process's memory by /proc/PID/mem. That needs no system call by
@@ -130,11 +131,15 @@ func open(v *procview.View, pid event.PID) (*program, error) {
 	if err != nil {
 		return nil, err
 	}
-	f, err := os.Open(path.Join(v.Folder(pid), "mem"))
+	maps, err := v.Maps(pid)
 	if err != nil {
-		return nil, fmt.Errorf("memory: %w", err)
+		return nil, err
 	}
-	return &program{mem: memory{f, word}, aux: aux, exe: path.Join(v.Folder(pid), "exe"), file: f}, nil
+	f, err := v.OpenMemory(pid, maps)
+	if err != nil {
+		return nil, err
+	}
+	return &program{mem: memory{f, word}, aux: aux, exe: path.Join(v.Folder(pid), "exe"), v: v, pid: pid, file: f}, nil
 }
 
 func hasProgram(v *procview.View, pid event.PID) bool {
@@ -515,7 +520,7 @@ func (p *program) staticSymbol(bias uint64) (addr uint64, err error) {
 			addr, err = 0, ErrStatic
 		}
 	}()
-	f, err := OpenRegular(p.exe)
+	f, err := OpenRegular(p.v, p.pid, p.exe)
 	if err != nil {
 		return 0, ErrStatic
 	}
@@ -546,19 +551,11 @@ func (p *program) staticSymbol(bias uint64) (addr uint64, err error) {
 }
 
 // OpenRegular opens a file only if it is a regular one, by a path that leads to
-// the file of another process: a link of proc(5).
-func OpenRegular(name string) (*os.File, error) {
-	fd, err := unix.Open(name, unix.O_PATH|unix.O_CLOEXEC, 0)
+// the file of another process: a link of proc(5). See [procview.View.OpenRegular].
+func OpenRegular(v *procview.View, pid event.PID, link string) (*os.File, error) {
+	fd, err := unix.Open(link, unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
 	}
-	defer unix.Close(fd)
-	var st unix.Statx_t
-	if err := unix.Statx(fd, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC|unix.AT_NO_AUTOMOUNT, unix.STATX_TYPE, &st); err != nil {
-		return nil, err
-	}
-	if st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return nil, unix.EINVAL
-	}
-	return os.Open("/proc/self/fd/" + strconv.Itoa(fd))
+	return v.OpenRegular(pid, fd, 0)
 }

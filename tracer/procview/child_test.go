@@ -32,6 +32,10 @@ func init() {
 }
 
 func TestMain(m *testing.M) {
+	if len(os.Args) == 2 && os.Args[1] == procview.AskerArg {
+		procview.AnswerAsker()
+		return
+	}
 	script, ok := os.LookupEnv(scriptVar)
 	if !ok {
 		os.Exit(m.Run())

@@ -2,7 +2,9 @@ package procview
 
 import (
 	"bytes"
+	"os"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -197,6 +199,30 @@ func FuzzParseMaps(f *testing.F) {
 				t.Fatalf("%+v", m)
 			}
 			_, _ = FindMapping(maps, m.Start)
+		}
+	})
+}
+
+func TestParseMounts(t *testing.T) {
+	const text = "22 28 0:21 / /proc rw,nosuid shared:13 - proc proc rw\n" +
+		"36 35 8:1 /mnt1 /mnt\\0402 rw,noatime master:1 propagate_from:2 - ext4 /dev/root rw,errors=continue\n" +
+		"40 35 0:55 / /x rw - fuse.sshfs me@there:/ rw\n" +
+		"no mount\n41 35 0:x / /y rw - tmpfs tmpfs rw\n42 35 0:1 / /y rw -\n"
+	want := []mount{{22, 21, "proc"}, {36, 8<<8 | 1, "ext4"}, {40, 55, "fuse.sshfs"}}
+	if got := parseMounts([]byte(text)); !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+}
+
+func FuzzParseMounts(f *testing.F) {
+	b, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if n := len(parseMounts(b)); n > 1+bytes.Count(b, []byte("\n")) {
+			t.Errorf("%d mounts", n)
 		}
 	})
 }

@@ -99,9 +99,8 @@ func (w *walk) resolve(name string) (event.Target, error) {
 		return event.Target{}, err
 	}
 	t, err := w.v.held(w.at)
-	// A /proc that is mounted elsewhere. Asked only where it looks like one,
-	// since a file system over a network asks its server.
-	if (t.Kind == event.Regular || t.Kind == event.Directory) && strings.Contains(string(t.Link)+"/", "/proc/") && isProcfs(w.at) {
+	// A /proc that is mounted elsewhere, where it looks like one.
+	if (t.Kind == event.Regular || t.Kind == event.Directory) && strings.Contains(string(t.Link)+"/", "/proc/") && w.v.isProcfs(w.pid, w.at) {
 		t.Kind = event.Procfs
 	}
 	return t, err
@@ -160,7 +159,7 @@ func (w *walk) component(part string, mustBeDir bool) (link bool, text string, e
 	if part == ".." && w.atRoot() {
 		part = "."
 	}
-	fd, err := openat(w.at, part, oPath|unix.O_NOFOLLOW)
+	fd, err := w.v.lookup(w.pid, w.at, part, oPath|unix.O_NOFOLLOW)
 	if err != nil {
 		return false, "", err
 	}
@@ -178,7 +177,7 @@ func (w *walk) component(part string, mustBeDir bool) (link bool, text string, e
 		return false, "", nil
 	}
 	defer unix.Close(fd)
-	if isProcfs(w.at) {
+	if w.v.isProcfs(w.pid, w.at) {
 		if !isProcRoot(w.at) {
 			return true, "", w.jump(part, mustBeDir)
 		}
@@ -187,7 +186,7 @@ func (w *walk) component(part string, mustBeDir bool) (link bool, text string, e
 			return true, text, err
 		}
 	}
-	text, err = readlinkat(fd, "")
+	text, err = w.v.text(w.pid, fd)
 	if err == nil && text == "" {
 		err = unix.ENOENT
 	}
@@ -269,11 +268,6 @@ func (w *walk) atRoot() bool {
 		return false
 	}
 	return a.Ino == b.Ino && a.Dev_major == b.Dev_major && a.Dev_minor == b.Dev_minor && a.Mnt_id == b.Mnt_id
-}
-
-func isProcfs(fd int) bool {
-	var fs unix.Statfs_t
-	return unix.Fstatfs(fd, &fs) == nil && fs.Type == unix.PROC_SUPER_MAGIC
 }
 
 func isProcRoot(fd int) bool {

@@ -31,6 +31,10 @@ import (
 type View struct {
 	// Mount is where it is mounted; a folder of fixtures in tests.
 	Mount string
+	// Asker asks what may never be answered; nil asks in this process.
+	Asker *Asker
+
+	mounts mountTable
 
 	once sync.Once
 	own  mountFacts // by [View.facts]
@@ -316,12 +320,48 @@ func opensMapFiles(capEff, userNS uint64) bool {
 // backed by a file system that does not answer.
 func (v *View) cmdline(pid event.PID) []byte {
 	return Within(patience, nil, func() []byte {
-		b, err := readAt(unix.AT_FDCWD, v.path(int(pid), "cmdline"), nil, maxCmdline)
+		name := v.path(int(pid), "cmdline")
+		if dev, served := v.servedArguments(pid); served {
+			fd, err := openat(unix.AT_FDCWD, name, unix.O_RDONLY|unix.O_CLOEXEC)
+			if err != nil {
+				return nil
+			}
+			defer unix.Close(fd)
+			got, _ := v.Asker.ask(question{what: askRead, fd: fd, size: maxCmdline, dev: dev})
+			return got.data
+		}
+		b, err := readAt(unix.AT_FDCWD, name, nil, maxCmdline)
 		if err != nil {
 			return nil
 		}
 		return b
 	})
+}
+
+// servedArguments says whether the memory that holds the arguments is a file
+// that may have to be asked for; prctl(2) can put them anywhere.
+func (v *View) servedArguments(pid event.PID) (dev uint64, served bool) {
+	if !v.facts().proc {
+		return 0, false
+	}
+	maps, err := v.Maps(pid)
+	if err != nil {
+		return 0, false // it has ended, or its arguments cannot be read either
+	}
+	from, to := ^uint64(0), uint64(0)
+	for field := 48; field <= 51; field++ { // arg_start, arg_end, env_start, env_end; 0 without permission
+		n, err := v.statNumber(event.TID(pid), field)
+		if err != nil || n == 0 {
+			continue
+		}
+		from, to = min(from, n), max(to, n)
+	}
+	for _, m := range v.Served(pid, maps) {
+		if m.Start <= to && from < m.End {
+			return m.Dev, true
+		}
+	}
+	return 0, false
 }
 
 func (v *View) link(pid event.PID, rest string) event.Text {
@@ -339,8 +379,26 @@ func namespaceInode(link string) (uint64, bool) {
 	return n, ok && err == nil
 }
 
-// Maps gives the mappings of a process.
+// Maps gives the mappings of a process. The list is locked while the process
+// changes it, which can take as long as a file system likes: then the error is
+// [os.ErrDeadlineExceeded].
 func (v *View) Maps(pid event.PID) ([]Mapping, error) {
+	type result struct {
+		maps []Mapping
+		err  error
+	}
+	late := result{err: fmt.Errorf("mappings of pid %d: %w", pid, os.ErrDeadlineExceeded)}
+	r := Within(mapsWithin, late, func() result {
+		maps, err := v.readMaps(pid)
+		return result{maps, err}
+	})
+	return r.maps, r.err
+}
+
+// mapsWithin is far more than reading some 100,000 mappings takes.
+const mapsWithin = 3 * time.Second
+
+func (v *View) readMaps(pid event.PID) ([]Mapping, error) {
 	f, err := os.Open(v.path(int(pid), "maps"))
 	if err != nil {
 		return nil, fmt.Errorf("mappings of pid %d: %w", pid, gone(err))

@@ -530,11 +530,15 @@ func TestOpenedByName(t *testing.T) {
 		}, false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			folder := t.TempDir() // a /proc/PID without map_files
+			v := procview.New(t.TempDir()) // a /proc/PID without map_files
+			folder := v.Folder(pid)
+			if err := os.Mkdir(folder, 0o700); err != nil {
+				t.Fatal(err)
+			}
 			if err := os.Symlink(test.root(t), filepath.Join(folder, "root")); err != nil {
 				t.Fatal(err)
 			}
-			p := &process{pid: pid, folder: folder, maps: maps, mem: memory{pid: int(pid)}}
+			p := &process{view: v, pid: pid, folder: folder, maps: maps, mem: memory{pid: int(pid)}}
 			r, err := p.openMapped(mp)
 			if (err == nil) != test.want {
 				t.Errorf("error %v, want a file: %v", err, test.want)

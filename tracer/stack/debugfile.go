@@ -93,11 +93,11 @@ func (p *process) sharedFile(m *module, debug *object) *object {
 
 // openDebug opens a debug file by the name that it has for the process.
 func (p *process) openDebug(m *module, name string, same func(*os.File, *object) bool) *object {
-	fd, err := p.find(name)
+	fd, err := p.view.OpenInRoot(p.pid, name)
 	if err != nil {
 		return nil
 	}
-	r, err := openRegular(fd, 0)
+	r, err := p.view.OpenRegular(p.pid, fd, 0)
 	if err != nil {
 		return nil
 	}

@@ -18,7 +18,7 @@ func TestIndexAgreesWithWholeTable(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &process{pid: pid, folder: v.Folder(pid), maps: maps, mem: memory{pid: int(pid)}, modules: findModules(maps)}
+	p := &process{view: v, pid: pid, folder: v.Folder(pid), maps: maps, mem: memory{pid: int(pid)}, modules: findModules(maps)}
 	defer p.close()
 	compared := 0
 	for _, m := range p.modules {

@@ -6,6 +6,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"whosefd/tracer/procview"
 )
 
 // memory is a process's memory: the copied stack where that reaches, since the
@@ -14,6 +16,9 @@ type memory struct {
 	pid    int
 	start  uint64 // of copied
 	copied []byte
+	// served has those parts of the memory that a file system may have to be
+	// asked for; nil if there are none.
+	served *procview.Memory
 }
 
 // read fills buf or fails.
@@ -32,6 +37,10 @@ func (m *memory) read(addr uint64, buf []byte) error {
 }
 
 func (m *memory) live(addr uint64, buf []byte) error {
+	if m.served != nil && m.served.Touches(addr, len(buf)) {
+		_, err := m.served.ReadAt(buf, int64(addr))
+		return err
+	}
 	local := []unix.Iovec{{Base: &buf[0], Len: uint64(len(buf))}}
 	n, err := unix.ProcessVMReadv(m.pid, local, []unix.RemoteIovec{{Base: uintptr(addr), Len: len(buf)}}, 0)
 	if err == nil && n < len(buf) {
@@ -62,6 +71,15 @@ const maxIovecs = 1024
 // size*len(addrs) bytes. What cannot be read stays zero.
 func (m *memory) gather(addrs []uint64, size int) []byte {
 	data := make([]byte, size*len(addrs))
+	if m.served != nil {
+		for i, a := range addrs {
+			part := data[i*size : (i+1)*size]
+			if m.live(a, part) != nil {
+				clear(part)
+			}
+		}
+		return data
+	}
 	remote := make([]unix.RemoteIovec, 0, min(len(addrs), maxIovecs))
 	for i := 0; i < len(addrs); {
 		remote = remote[:0]

@@ -8,8 +8,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -199,27 +197,25 @@ func (p *process) open(m *module) *object {
 func (p *process) openMapped(mp procview.Mapping) (*os.File, error) {
 	fd, err := unix.Open(filepath.Join(p.folder, "map_files", mp.Range()), unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err == nil {
-		return openRegular(fd, 0)
+		return p.view.OpenRegular(p.pid, fd, 0)
 	}
 	if mp.Deleted {
 		return nil, fmt.Errorf("open deleted file mapped at %s: %w", mp.Range(), err)
 	}
-	fd, err = p.find(string(mp.Path))
+	fd, err = p.view.OpenInRoot(p.pid, string(mp.Path))
 	if err != nil {
 		return nil, err
 	}
-	r, err := openRegular(fd, mp.Ino)
+	r, err := p.view.OpenRegular(p.pid, fd, mp.Ino)
 	if err == nil && !p.sameStart(r, mp) {
 		r.Close()
-		err = errOtherFile
+		err = procview.ErrOtherFile
 	}
 	if err != nil {
 		return nil, err
 	}
 	return r, nil
 }
-
-var errOtherFile = errors.New("another file has its name now")
 
 // sameStart compares a file with what is mapped of its beginning: the headers,
 // and mostly the build id. The device numbers in maps and of stat(2) disagree
@@ -236,43 +232,6 @@ func (p *process) sameStart(r *os.File, mp procview.Mapping) bool {
 	n, _ := r.ReadAt(file, 0)
 	// Beyond the end of a file, the rest of its last page is zero.
 	return n > 0 && bytes.Equal(mapped, file)
-}
-
-// find looks a name up as the process would, without opening the file.
-func (p *process) find(name string) (fd int, err error) {
-	root, err := unix.Open(filepath.Join(p.folder, "root"), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return -1, fmt.Errorf("root of pid %d: %w", p.pid, err)
-	}
-	defer unix.Close(root)
-	rel := strings.TrimLeft(name, "/")
-	fd, err = unix.Openat2(root, rel, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS})
-	if errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EPERM) { // before Linux 5.6, or a sandbox
-		fd, err = unix.Openat(root, rel, unix.O_PATH|unix.O_CLOEXEC, 0)
-	}
-	if err != nil {
-		return -1, fmt.Errorf("look up %q as pid %d: %w", name, p.pid, err)
-	}
-	return fd, nil
-}
-
-// openRegular opens for reading what an O_PATH descriptor stands for, if it is
-// a regular file, and of inode ino unless that is 0. It closes the descriptor.
-// Anything else could block, or lose somebody's data.
-func openRegular(fd int, ino uint64) (*os.File, error) {
-	defer unix.Close(fd)
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		return nil, fmt.Errorf("fstat: %w", err)
-	}
-	if st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return nil, errors.New("not a regular file")
-	}
-	if ino != 0 && st.Ino != ino {
-		return nil, errOtherFile
-	}
-	return os.Open("/proc/self/fd/" + strconv.Itoa(fd))
 }
 
 // recovered turns a panic of debug/elf or debug/dwarf, which both can meet on

@@ -60,8 +60,15 @@ func Unwind(v *procview.View, s Snapshot, o Options) event.Stack {
 	if o.MaxFrames <= 0 {
 		o.MaxFrames = defaultFrames
 	}
-	p := &process{pid: s.PID, folder: v.Folder(s.PID), fetch: o.Debuginfod, maps: maps,
+	p := &process{view: v, pid: s.PID, folder: v.Folder(s.PID), fetch: o.Debuginfod, maps: maps,
 		mem: memory{pid: int(s.PID), start: s.StackStart, copied: s.Stack}}
+	if len(v.Served(s.PID, maps)) > 0 {
+		if p.mem.served, err = v.OpenMemory(s.PID, maps); err != nil {
+			st.Error = err.Error()
+			return st
+		}
+		defer p.mem.served.Close()
+	}
 	p.modules = findModules(maps)
 	defer p.close()
 
@@ -87,6 +94,7 @@ func Unwind(v *procview.View, s Snapshot, o Options) event.Stack {
 
 // process is what one backtrace knows of the process.
 type process struct {
+	view    *procview.View
 	pid     event.PID
 	folder  string // /proc/PID
 	fetch   bool   // debug info may be fetched from servers
