@@ -152,6 +152,9 @@ type Finding struct {
 	Remedies []Remedy   `json:"remedies,omitempty"`
 
 	log bool // from a log, in which the debugger had not ended
+	// entered: a copy of the debugger resolves the name, in the inferior's
+	// mount namespace.
+	entered bool
 }
 
 // whose is the inferior whose name it is; 0 where that is not known.

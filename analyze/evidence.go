@@ -18,6 +18,7 @@ func (a *Analyzer) finding(s *suspect) Finding {
 		Confidence: weakest(s.proof, s.different, sure),
 		Opened:     a.openedFile(s),
 		Intended:   a.intendedFile(s),
+		entered:    s.entered,
 		log:        a.source == "strace" && !a.ended && a.debugger.PID > 0,
 	}
 	if s.blocked != nil {
@@ -295,6 +296,10 @@ func (a *Analyzer) explainCause(s *suspect, f *Finding) event.Text {
 	case RuleSelfFD:
 		why = fmt.Sprintf("%s loaded a library by the name %s. Such a name means: descriptor %d of whoever resolves it. %s reads the name from the memory of %s "+
 			"and opens it as it stands, so the kernel answers with descriptor %d of %s.", them, s.name, n.FD, me, them, n.FD, me)
+		if s.entered {
+			why = fmt.Sprintf("%s loaded a library by the name %s. Such a name means: descriptor %d of whoever resolves it. %s has it opened by a copy of itself, "+
+				"which enters the mount namespace of %s for that.", them, s.name, n.FD, me, them)
+		}
 	case RuleSelfLink:
 		why = fmt.Sprintf("%s loaded a library by the name %s. /proc/self is whoever resolves it. %s reads the name from the memory of %s and opens it as it stands, "+
 			"so that it gets its own.", them, s.name, me, them)

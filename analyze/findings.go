@@ -28,6 +28,9 @@ type suspect struct {
 	proof, different Confidence
 	// would: nothing says that the debugger has opened it.
 	would bool
+	// entered: it is a copy of the debugger that resolves the name, inside the
+	// inferior's mount namespace.
+	entered bool
 	notes []Evidence
 }
 
@@ -553,6 +556,7 @@ func (a *Analyzer) byEntering(s *suspect) bool {
 		if otherNamespace(a.debugger, inf.Process, "pid") {
 			s.opened = event.Target{Kind: event.Unknown, Error: "ENOENT"}
 		}
+		s.entered = true
 		return false
 	}
 	return true

@@ -47,15 +47,26 @@ var advices = []advice{
 		text:    say("if it still hangs: shows what a log cannot, the file that is meant and who holds the pipe. whosefd repair then gives the session back."),
 	},
 	{
+		kind: "writer", effects: []Effect{Hang},
+		when: func(f *Finding) bool {
+			return f.TID > 0 && f.Opened.Kind == event.FIFO && !f.Opened.FD.Known && f.Opened.Link != ""
+		},
+		command: func(a *Analyzer, f *Finding) string {
+			return fmt.Sprintf(": > %s", Quote(fmt.Sprintf("/proc/%d/root%s", f.Opened.PID, f.Opened.Link)))
+		},
+		text: say("gives the session back now, without the symbols of this library: the open ends when somebody opens the FIFO for writing, and the read at once, as at the end of a file."),
+	},
+	{
 		kind: "guard", rules: []Rule{RuleSelfFD, RuleSelfLink, RuleRelative, RuleMountNS},
+		when:    func(f *Finding) bool { return !f.entered }, // the copy of the debugger is not followed
 		command: func(a *Analyzer, f *Finding) string { return "whosefd guard -- " + a.commandLine() },
 		text:    say("runs the debugger so that it cannot happen again: each such open is led to the inferior's file."),
 	},
 	{
 		kind: "program", rules: []Rule{RuleSelfFD},
 		text: say("In the program, load the library by a name that means the same to everybody: " +
-			"dlopen(\"/proc/<getpid()>/fd/N\") instead of \"/proc/self/fd/N\". It does not help if the debugger is in another pid namespace, " +
-			"or once the program has closed the descriptor."),
+			"dlopen(\"/proc/<getpid()>/fd/N\") instead of \"/proc/self/fd/N\". It does not help once the program has closed the descriptor, " +
+			"nor in another pid namespace than the debugger's, unless that enters the program's mount namespace, as gdb does."),
 	},
 	{
 		kind: "program", rules: []Rule{RuleSelfLink},

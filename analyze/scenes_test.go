@@ -203,6 +203,34 @@ func traced(open *event.Syscall, more ...event.Event) scene {
 	return join(one(gdbSession("trace")), gdbFDs(), readName(1204000, 0x55560300, string(open.Path)), one(open), more)
 }
 
+// fifo is a FIFO of a library's name, in the debugger's directory.
+var fifo = event.Target{Kind: event.FIFO, Link: "/home/user/work/lib.so", Dev: 0x801, Ino: 600}
+
+// awaiting is a debugger that waits for an open.
+func awaiting(name event.Text) *event.Blocked {
+	return &event.Blocked{PID: gdbPID, TID: gdbPID, Comm: "gdb", State: "S", Wchan: "wait_for_partner", Syscall: "openat", Path: name, SIGINT: "caught"}
+}
+
+func awaitedOpen(name event.Text) *event.Syscall {
+	c := call(1205000, "openat")
+	c.Path, c.Flags, c.Unfinished = name, "O_RDONLY|O_CLOEXEC", true
+	return c
+}
+
+func cameBack(name event.Text, t event.Target) *event.Syscall {
+	c := openAt(1205000, name, 16, &t)
+	c.Resumed = true
+	return c
+}
+
+// readEntry is a read of a struct link_map that points to a name at 0x55560300.
+func readEntry() []event.Event {
+	c := call(1203000, "process_vm_readv")
+	c.OfPID, c.Offset, c.Ret = infPID, event.Some[int64](0x55550300), event.Some[int64](16)
+	c.Data = []byte{0, 0, 0x30, 0, 0, 0x7f, 0, 0, 0, 3, 0x56, 0x55, 0, 0, 0, 0}
+	return one(c)
+}
+
 // scenes are the test cases, by name.
 func scenes() map[string]scene {
 	closedFD := func(inInferior event.Target, reachable ...event.Text) scene {
@@ -258,6 +286,7 @@ func scenes() map[string]scene {
 	elsewhere.Cwd = "/srv"
 	server := gdbSession("snapshot")
 	server.Debugger.Comm, server.Debugger.Exe, server.Debugger.TTYPGRP = "gdbserver", "/usr/bin/gdbserver", event.Opt[int]{}
+	inFIFO := library(infPID, 3, "./lib.so", libc, fifo, libc, "/proc/2162/root/srv/lib.so")
 	noList := fromMemory()
 	noList.Libraries, noList.LinkMapError = 0, "auxv: EACCES"
 
@@ -363,6 +392,13 @@ func scenes() map[string]scene {
 			}
 			return ev
 		}).with(fd(gdbPID, 18, "r", otherLib)),
+		"open-hang":       join(one(gdbSession("snapshot"), awaiting("./lib.so")), gdbFDs(), one(elsewhere), infFDs(), one(inFIFO)),
+		"open-trace":      join(one(gdbSession("trace")), gdbFDs(), readName(1204000, 0x55560300, "./lib.so"), one(awaitedOpen("./lib.so"), elsewhere, inFIFO)),
+		"open-came-back":  join(one(gdbSession("trace")), gdbFDs(), one(awaitedOpen("./lib.so"), cameBack("./lib.so", libc), elsewhere, inFIFO)),
+		"entry-error":     join(one(gdbSession("strace")), readEntry(), readName(1204000, 0x55560300, "/srv/lib.so"), one(failed(openAt(1205000, "/srv/lib.so", 0, nil), "ENOENT"))),
+		"entry-fifo":      join(one(gdbSession("strace")), readEntry(), readName(1204000, 0x55560300, "/srv/lib.so"), one(openAt(1205000, "/srv/lib.so", 16, &fifo), readFrom(1206000, 16, fifo, stuck))),
+		"entry-right":     join(one(gdbSession("strace")), readEntry(), readName(1204000, 0x55560300, "/srv/lib.so"), one(openAt(1205000, "/srv/lib.so", 16, &newLib))),
+		"entry-elsewhere": join(one(gdbSession("strace")), readEntry(), readName(1204000, 0x55560300, "/srv/lib.so"), one(failed(openAt(1205000, "/srv/lib.so", 0, nil), "ENOENT"), openAt(1206000, "/opt/sysroot/lib.so", 16, &newLib))),
 		"container": atPrompt(library(infPID, 3, "/proc/7/fd/4", memfd, gone, memfd, "/proc/2162/fd/4"),
 			library(infPID, 4, "/app/lib.so", libc, gone, libc, "/proc/2162/root/app/lib.so")).change(func(ev event.Event) event.Event {
 			if _, ok := ev.(*event.Inferior); ok {

@@ -133,6 +133,10 @@ func (a *Analyzer) foreground() (event.PID, bool) {
 // does not tell.
 func (a *Analyzer) signals(b *event.Blocked) event.Text {
 	var parts []string
+	what := "read"
+	if isOpen(b.Syscall) {
+		what = "open"
+	}
 	who := string(a.who(a.debugger.PID))
 	if fg, known := a.foreground(); known && fg != a.debugger.PID {
 		parts = append(parts, fmt.Sprintf("the terminal's foreground process group is that of %s: Ctrl-C sends SIGINT there, and not to %s", a.who(fg), who))
@@ -147,7 +151,7 @@ func (a *Analyzer) signals(b *event.Blocked) event.Text {
 		if len(parts) > 0 {
 			catches = "sent to it directly it would not help either, since " + who + " catches it"
 		}
-		parts = append(parts, catches+": its handler runs, and then the kernel starts the same read again")
+		parts = append(parts, catches+": its handler runs, and then the kernel starts the same " + what + " again")
 	case "ignored":
 		parts = append(parts, who+" ignores SIGINT")
 	case "blocked":

@@ -71,7 +71,7 @@ func Calls(w io.Writer, t *analyze.Tables, f Format, st Style) error {
 
 func callTable() *table {
 	return &table{title: "Calls", cols: []column{
-		{name: "time", right: true}, {name: "thread", right: true, spare: 2}, {name: "call"}, {name: "on", flex: true},
+		{name: "time", right: true}, {name: "thread", right: true, spare: 2}, {name: "call", flex: true}, {name: "on", flex: true},
 		{name: "result", flex: true}, {name: "duration", right: true, spare: 1}, {name: "mark"},
 	}}
 }

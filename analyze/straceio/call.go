@@ -474,7 +474,7 @@ func (a *args) path() {
 
 // buf reads what a call has returned in memory.
 func (a *args) buf() {
-	if a.info.row.Class != decode.ClassLink && (a.file == nil || a.file.mem == 0 && a.file.stat == 0) {
+	if a.info.row.Class != decode.ClassLink && (a.file == nil || a.file.mem == 0 && a.file.stat == 0 && !a.file.unread) {
 		return
 	}
 	if a.data, a.isData = a.quoted(); a.isData {
@@ -652,7 +652,7 @@ const maxHead = 16
 func (a *args) keepData() {
 	switch {
 	case a.info.row.Class == decode.ClassLink, a.file.mem != 0:
-	case a.info.row.Class == decode.ClassRead && a.file.unread:
+	case a.file.unread && a.file.stat == 0:
 		a.file.unread = false
 		head := a.p.data(a.data[:min(len(a.data), 4*maxHead)])
 		a.ev.Data = head[:min(len(head), maxHead)]

@@ -598,3 +598,52 @@ func TestCausesContainedSelf(t *testing.T) {
 		}
 	}
 }
+
+// A file that is no library is told by how it begins, which only who has seen it
+// read can know.
+func TestCausesNoLibrary(t *testing.T) {
+	scene.Require(t, "gdb", "ptrace", "root")
+	for name, content := range map[string]string{"text": "#!/bin/sh\necho a script\n", "empty": ""} {
+		for _, r := range runs {
+			t.Run(name+"/"+r.name, func(t *testing.T) {
+				t.Parallel()
+				m := misledByDir(t, analyze.Failed, "./lib.so")
+				if err := os.WriteFile(filepath.Join(m.gdb.Dir, "lib.so"), []byte(content), 0o600); err != nil {
+					t.Fatal(err)
+				}
+				for _, d := range r.look(t, &m, analyze.Failed) {
+					if d.source == "trace" || d.source == "strace" {
+						d.check(t, &m, analyze.RuleRelative, analyze.Failed)
+					} else {
+						d.check(t, &m, analyze.RuleRelative, analyze.WrongFile)
+					}
+				}
+			})
+		}
+	}
+}
+
+// What a trace has seen counts, though gdb and the inferior have gone.
+func TestCausesToTheEnd(t *testing.T) {
+	scene.Require(t, "gdb", "ptrace", "root")
+	for _, c := range causes {
+		t.Run(string(c.rule), func(t *testing.T) {
+			t.Parallel()
+			m := c.set(t, analyze.WrongFile)
+			file := filepath.Join(t.TempDir(), "trace.jsonl")
+			gdb := m.start(t)
+			r := startWhosefd(t, "trace", "-p", strconv.Itoa(gdb.PID), "-o", file)
+			eventually(t, "the trace has begun", func() bool { return tracerThread(t, r, gdb.PID) != 0 })
+			m.attach(t, gdb, analyze.WrongFile)
+			gdb.Send("kill")
+			gdb.Expect(`killed`)
+			gdb.Send("quit")
+			if code := r.wait(t); code != exitFindings {
+				t.Errorf("trace: exit code %d\n%s%s", code, r.stdout.String(), r.stderr.String())
+			}
+			d, _ := diagnosis(t, file)
+			from := seen{"trace", d}
+			from.check(t, &m, c.rule, analyze.WrongFile)
+		})
+	}
+}

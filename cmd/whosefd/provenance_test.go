@@ -114,3 +114,26 @@ func TestProvenance(t *testing.T) {
 		})
 	}
 }
+
+// gdbserver opens the name in its own process, and reads it as gdb does.
+func TestProvenanceGDBServer(t *testing.T) {
+	scene.Require(t, "gdbserver", "gdb", "ptrace", "root")
+	p := scene.StartSample(t, "from_memory", "--fd", "60", "--wait")
+	inferior := p.WaitReady()
+	server := scene.Start(t, scene.Command{Path: "gdbserver", Args: []string{"--once", "--attach", "localhost:0", strconv.Itoa(inferior)}})
+	port := server.ExpectErr(`Listening on port (\d+)`)[1]
+	file := filepath.Join(t.TempDir(), "trace.jsonl")
+	end := tracing(t, server.PID, file)
+	gdb := scene.StartGDB(t, scene.GDB{Args: []string{"-iex", "set debug-file-directory /nonexistent"}})
+	gdb.Expect(scene.Prompt)
+	gdb.Command("target remote localhost:" + port)
+	end()
+	d, _ := diagnosis(t, file)
+	if len(d.Findings) != 1 || d.Findings[0].Rule != analyze.RuleSelfFD || d.Findings[0].Effect != analyze.Failed || d.Debugger.Comm != "gdbserver" {
+		t.Fatalf("%+v: %s, %+v", d.Debugger, d.Summary, d.Findings)
+	}
+	want := fmt.Sprintf("gdbserver read this name out of the memory of from_memory (pid %d), at 0x", inferior)
+	if says := evidenceOf(&d.Findings[0], "provenance"); len(says) != 1 || !strings.HasPrefix(says[0], want) || !strings.Contains(says[0], "the name in entry ") {
+		t.Errorf("provenance %q", says)
+	}
+}
