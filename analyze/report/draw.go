@@ -218,7 +218,7 @@ func (t *table) terminal(w io.Writer, f Format, st Style) error {
 }
 
 // minFlex is how far a column may be cut, in columns of the terminal.
-const minFlex = 12
+const minFlex = 10
 
 // without gives the table without some columns.
 func (t *table) without(drop func(i int) bool) *table {

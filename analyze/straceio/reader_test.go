@@ -66,7 +66,7 @@ func TestLines(t *testing.T) {
 			[]string{`{"type":"syscall","t":0.000000,"pid":12,"tid":12,"name":"open","path":"/etc/ld.so.cache","flags":"O_RDONLY|O_CREAT","mode":420,"ret":-1,"errno":"ENOENT"}`}},
 		{"-y", "12 openat(AT_FDCWD</home/u>, \"x\", O_RDONLY) = 3</home/u/x>\n12 read(3</home/u/x>, \"\\177ELF\"..., 832) = 832\n",
 			[]string{`{"type":"syscall","t":0.000000,"pid":12,"tid":12,"name":"openat","path":"x","flags":"O_RDONLY","ret":3,"target":{"kind":"unknown","link":"/home/u/x"}}`,
-				`{"type":"syscall","t":0.000000,"pid":12,"tid":12,"name":"read","fd":3,"count":832,"ret":832,"target":{"kind":"unknown","link":"/home/u/x"}}`}},
+				`{"type":"syscall","t":0.000000,"pid":12,"tid":12,"name":"read","fd":3,"count":832,"ret":832,"target":{"kind":"unknown","link":"/home/u/x"},"data":"f0VMRg=="}`}},
 		{"a pipe", "12 read(16<pipe:[4798]>, \"x\", 1) = 1 <0.000012>\n",
 			[]string{`{"type":"syscall","t":0.000000,"pid":12,"tid":12,"name":"read","fd":16,"count":1,"ret":1,"dur_us":12,"target":{"kind":"pipe","link":"pipe:[4798]","ino":4798}}`}},
 		{"sockets", "12 read(5<socket:[77]>, \"\", 9) = 0\n12 read(6<TCP:[127.0.0.1:80->127.0.0.1:6]>, \"\", 9) = 0\n12 read(7<UNIX-STREAM:[28->29,\"/run/a>b\"]>, \"\", 9) = 0\n12 read(8<TCPv6:[[::1]:22->[::1]:5]>, \"\", 9) = 0\n",
