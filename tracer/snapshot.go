@@ -132,7 +132,9 @@ func (s *snapshot) awaited(b *event.Blocked, calls *decode.Table) event.Text {
 	if !ok || row.Class != decode.ClassOpen || row.PathArg() < 0 || len(b.Args) <= row.PathArg() || b.State == "R" {
 		return ""
 	}
-	var r recorder
+	r := recorder{view: s.View, debugger: s.pid}
+	r.findServed()
+	defer r.close()
 	path, truncated := r.readPath(b.TID, uint64(b.Args[row.PathArg()]))
 	if path == "" || truncated {
 		return ""
