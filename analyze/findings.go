@@ -31,7 +31,7 @@ type suspect struct {
 	// entered: it is a copy of the debugger that resolves the name, inside the
 	// inferior's mount namespace.
 	entered bool
-	notes []Evidence
+	notes   []Evidence
 }
 
 // Diagnosis draws the conclusions from what was added so far. It may be called
@@ -405,7 +405,7 @@ func (a *Analyzer) ofEntry(s suspect) []suspect {
 		if a.foundElsewhere(o) {
 			return nil
 		}
-	case o.errno == "" && mappable(s.opened.Kind):
+	case o.gotLibrary():
 		return nil
 	}
 	s.meant.pid, s.different = s.from.pid, Likely

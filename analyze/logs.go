@@ -86,11 +86,16 @@ func (a *Analyzer) ownWriters(b *event.Blocked) []event.FD {
 func (a *Analyzer) mayBeRight(o *opened, name *decode.Name) bool {
 	switch name.Kind {
 	case decode.Relative:
-		return o.errno == "" || a.foundElsewhere(o)
+		return o.gotLibrary() || o.errno != "" && a.foundElsewhere(o)
 	case decode.PIDFD, decode.PIDPath:
-		return o.errno == "" && name.PID == o.from.pid
+		return o.gotLibrary() && name.PID == o.from.pid
 	}
 	return false
+}
+
+// gotLibrary says whether what was opened can be a library, as far as was seen.
+func (o *opened) gotLibrary() bool {
+	return o.errno == "" && mappable(o.target.Kind) && o.head != headOther && (o.reads == 0 || o.bytes > 0)
 }
 
 // closeOnExec drops the descriptors that an execve closes, as far as it is

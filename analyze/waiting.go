@@ -151,7 +151,7 @@ func (a *Analyzer) signals(b *event.Blocked) event.Text {
 		if len(parts) > 0 {
 			catches = "sent to it directly it would not help either, since " + who + " catches it"
 		}
-		parts = append(parts, catches+": its handler runs, and then the kernel starts the same " + what + " again")
+		parts = append(parts, catches+": its handler runs, and then the kernel starts the same "+what+" again")
 	case "ignored":
 		parts = append(parts, who+" ignores SIGINT")
 	case "blocked":
