@@ -56,10 +56,11 @@ func (f *fdTable) fresh(fd event.FD) *event.Target {
 	return &t
 }
 
-// made notes what a call has just made.
-func (f *fdTable) made(row *decode.Call, fd event.FD, t *event.Target) {
+// made notes a descriptor that a call has just made, and whether it is awaited to
+// be read.
+func (f *fdTable) made(fd event.FD, t *event.Target, awaited bool) {
 	delete(f.unread, fd)
-	if row.Class == decode.ClassOpen && (t.Kind == event.Regular || t.Kind == event.Memfd) && len(f.unread) < maxUnread {
+	if awaited && (t.Kind == event.Regular || t.Kind == event.Memfd) && len(f.unread) < maxUnread {
 		f.unread[fd] = true
 	}
 }
