@@ -470,6 +470,17 @@ func (a *Analyzer) outcome(f *Finding) string {
 	return "got " + got + ", which is no library, and has no symbols for it"
 }
 
+// waitsForItself says whether a thread reads from a pipe that nobody else is
+// known to write to.
+func (a *Analyzer) waitsForItself(tid event.TID) bool {
+	b := a.blocked[tid]
+	if b == nil || !isRead(b.Syscall) || b.Target == nil {
+		return false
+	}
+	w := a.writers(b)
+	return len(w.own) > 0 && len(w.others) == 0
+}
+
 // nothing is the sentence where nothing was found.
 func (a *Analyzer) nothing(d *Diagnosis, who string) string {
 	s := who + " opened no name that leads it to another file than the inferior has mapped"
@@ -478,6 +489,8 @@ func (a *Analyzer) nothing(d *Diagnosis, who string) string {
 	}
 	g := d.Debugger
 	switch {
+	case g.Waits != "" && len(d.Inferiors) == 0 && a.waitsForItself(g.TID):
+		return fmt.Sprintf("%s %s. No inferior of it is known: if it looks at a process that it does not trace, name that (--inferior PID).", who, g.Waits)
 	case g.Waits != "":
 		return fmt.Sprintf("%s %s; nothing is wrong with the files it has opened.", who, g.Waits)
 	case g.State == "running":

@@ -525,7 +525,7 @@ func (a *Analyzer) unseen(threads []*event.Blocked, settled map[nameOf]bool) []s
 		if taken[nameOf{s.meant.pid, s.name}] || a.holds(s.meant) {
 			continue
 		}
-		if fd, ok := a.holdsWrong(s); ok && expected(s.opened) == WrongFile {
+		if fd, ok := a.holdsWrong(s); ok {
 			s.proof, s.fd = Likely, event.Some(fd)
 		} else if a.byEntering(&s) {
 			continue
@@ -618,13 +618,7 @@ func (a *Analyzer) reads(b *event.Blocked, s suspect) (Confidence, bool) {
 	switch b.Target.Kind {
 	case event.Pipe:
 		// pipe(2) makes one reading descriptor; a second one was opened by name.
-		readers := 0
-		for _, fd := range a.descriptors(b.PID, *b.Target) {
-			if acc := a.fds[b.PID][fd].access; acc != "w" && acc != "path" {
-				readers++
-			}
-		}
-		if readers >= 2 {
+		if len(a.readers(b.PID, *b.Target)) >= 2 {
 			return Certain, true
 		}
 		return lift("", Likely)
@@ -686,11 +680,28 @@ func (a *Analyzer) stackOnly(b *event.Blocked) []suspect {
 	return nil
 }
 
+// readers are the descriptors of a process by which it can read a file.
+func (a *Analyzer) readers(pid event.PID, of event.Target) []event.FD {
+	return slices.DeleteFunc(a.descriptors(pid, of), func(fd event.FD) bool {
+		access := a.fds[pid][fd].access
+		return access == "w" || access == "path"
+	})
+}
+
 // holdsWrong gives a descriptor by which the debugger has the wrong file open,
-// beside the one that the name itself means.
+// beside the one that the name itself means. Of a pipe it has one without
+// having opened any name; a file that would hang it is not only held.
 func (a *Analyzer) holdsWrong(s suspect) (event.FD, bool) {
 	n := decode.ClassifyName(string(s.name))
-	for _, fd := range a.descriptors(a.debugger.PID, s.opened) {
+	fds := a.readers(a.debugger.PID, s.opened)
+	switch effect := a.expected(s.opened); {
+	case effect == WrongFile:
+	case effect == Failed && s.opened.Kind == event.Pipe && len(fds) >= 2:
+		slices.Reverse(fds) // the one that was opened came later than the pipe
+	default:
+		return 0, false
+	}
+	for _, fd := range fds {
 		if fd != n.FD {
 			return fd, true
 		}
@@ -710,10 +721,14 @@ func (a *Analyzer) presumed(s *suspect, f Finding) bool {
 	if inf != nil && inf.TracerTID == 0 {
 		return false // named by the user, not debugged
 	}
-	for _, known := range []string{"gdb", "lldb", "dlv"} {
-		if strings.HasPrefix(string(a.debugger.Comm), known) {
-			return true
-		}
+	comm := string(a.debugger.Comm)
+	switch {
+	case strings.HasPrefix(comm, "lldb-server"):
+		return false // lldb opens them itself
+	case strings.HasPrefix(comm, "gdb"):
+		// Of one that a gdbserver traces, gdb lets that open them, unless it is
+		// told otherwise (set sysroot).
+		return inf == nil || event.PID(inf.TracerTID) == a.debugger.PID
 	}
-	return false
+	return strings.HasPrefix(comm, "lldb") || strings.HasPrefix(comm, "dlv")
 }

@@ -190,6 +190,21 @@ func expected(t event.Target) Effect {
 	return Failed
 }
 
+// expected is what opening a file of this sort would do to this debugger. lldb
+// and dlv read libraries with pread(2), which a pipe and a terminal refuse
+// (ESPIPE): there they do not hang, but have no symbols.
+func (a *Analyzer) expected(t event.Target) Effect {
+	effect := expected(t)
+	if effect == Hang && t.Kind == event.Pipe || effect == StolenInput {
+		for _, known := range []string{"lldb", "dlv"} {
+			if strings.HasPrefix(string(a.debugger.Comm), known) {
+				return Failed
+			}
+		}
+	}
+	return effect
+}
+
 // effect says what the debugger suffers, from what happened.
 func (a *Analyzer) effect(s *suspect) (Effect, Confidence) {
 	o := s.open
@@ -206,9 +221,9 @@ func (a *Analyzer) effect(s *suspect) (Effect, Confidence) {
 	}
 	switch {
 	case o == nil && s.fd.Known:
-		return expected(s.opened), Likely
+		return a.expected(s.opened), Likely
 	case o == nil:
-		return expected(s.opened), Possible
+		return a.expected(s.opened), Possible
 	}
 	switch {
 	case o.errno == unfinished:

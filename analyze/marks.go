@@ -23,7 +23,7 @@ func (a *Analyzer) markOf(o *opened) Mark {
 	}
 	for _, m := range owners {
 		if rel, _ := m.compare(result); rel == different {
-			return Mark{a.cause(o.name, m), expected(result)}
+			return Mark{a.cause(o.name, m), a.expected(result)}
 		}
 	}
 	if len(owners) > 0 {
@@ -33,7 +33,7 @@ func (a *Analyzer) markOf(o *opened) Mark {
 	if len(found) == 0 {
 		return Mark{}
 	}
-	return Mark{a.cause(o.name, found[0].meant), expected(result)}
+	return Mark{a.cause(o.name, found[0].meant), a.expected(result)}
 }
 
 // nameCache remembers what kind the latest names are: a debugger opens the same

@@ -29,8 +29,14 @@ type inferiors struct {
 	// called are the threads that the debugger's ptrace(2) calls were about,
 	// each with its process, 0 before that was looked up.
 	called map[event.TID]event.PID
-	// maps are the loaded objects of inferiors, as of the last ptrace(2) call.
-	maps map[event.PID][]event.LinkMap
+	// served are traced by a server of the debugger; they are searched for again
+	// from that time on.
+	served     []event.PID
+	serveAgain event.Micros
+	// maps are the loaded objects of inferiors, as of the last ptrace(2) call
+	// and, where the debugger makes none, of mapsAt.
+	maps   map[event.PID][]event.LinkMap
+	mapsAt event.Micros
 	// recent is the inferior whose memory the debugger read last: of two that
 	// have a library of the same name, it is the one that is meant.
 	recent event.PID
@@ -61,9 +67,19 @@ func (in *inferiors) forget(about event.TID) {
 	}
 }
 
+// lookAgain is for how long what was learned of an inferior holds that the
+// debugger does not trace itself: none of its calls says that the inferior runs.
+const lookAgain event.Micros = 20_000
+
 // loaded gives the objects that an inferior has loaded now. It can change only
-// while the inferior runs, and for that the debugger makes a ptrace(2) call.
-func (in *inferiors) loaded(pid event.PID) []event.LinkMap {
+// while the inferior runs, and for that the debugger makes a ptrace(2) call, if
+// it is the tracer. If not, the list is read again for every name that may be
+// one of it.
+func (in *inferiors) loaded(pid event.PID, asked decode.Name) []event.LinkMap {
+	if !slices.Contains(in.pids, pid) && (asked.Kind != decode.Absolute || in.now() > in.mapsAt+lookAgain) {
+		clear(in.maps)
+		in.mapsAt = in.now()
+	}
 	maps, ok := in.maps[pid]
 	if !ok {
 		maps, _ = inferior.LinkMaps(in.view, pid) // none, if they cannot be read
@@ -172,10 +188,23 @@ func (in *inferiors) list() []event.PID {
 // current gives the inferiors as of the debugger's last ptrace(2) call: one
 // that has ended since may be among them.
 func (in *inferiors) current() []event.PID {
-	switch {
-	case in.named != nil:
+	if in.named != nil {
 		return in.named
-	case in.known:
+	}
+	if traced := in.traced(); len(traced) > 0 {
+		return traced
+	}
+	if now := in.now(); now > in.serveAgain {
+		in.served = inferior.Served(in.view, in.debugger)
+		took := in.now() - now
+		in.serveAgain = now + max(lookAgain, 20*took) // a twentieth of the time at most
+	}
+	return in.served
+}
+
+// traced gives those that the debugger traces itself.
+func (in *inferiors) traced() []event.PID {
+	if in.known {
 		return in.pids
 	}
 	in.known = true
@@ -278,8 +307,9 @@ func (in *inferiors) describeOpened(ev *event.Syscall) {
 	if ev.Path == "" {
 		return
 	}
+	asked := decode.ClassifyName(string(ev.Path))
 	for _, pid := range in.current() {
-		for _, lm := range in.loaded(pid) {
+		for _, lm := range in.loaded(pid, asked) {
 			if lm.Name != ev.Path || lm.Mapped == nil ||
 				ev.Target != nil && (ev.Target.Same(inferior.Identity(&lm)) || ev.Target.Same(*lm.Mapped)) {
 				continue
@@ -330,7 +360,7 @@ func (in *inferiors) rightFile(tid event.TID, ev *event.Syscall) (name string, t
 		return "", event.Target{}, false
 	}
 	for _, pid := range in.byRecency() {
-		for _, lm := range in.loaded(pid) {
+		for _, lm := range in.loaded(pid, asked) {
 			if lm.Mapped == nil || !in.means(ev, asked, lm.Name) {
 				continue
 			}

@@ -35,7 +35,7 @@ printed unless --verbose asks for it. Ending guard leaves the debugger running.`
 			}
 			g := tracer.GuardOptions{TraceOptions: o, Stay: true}
 			if o.PID != 0 {
-				plan, d, err := a.plan(o.PID, analyze.PlanRepair)
+				plan, d, err := a.plan(o.PID, o.Inferiors, analyze.PlanRepair)
 				switch {
 				case err == nil:
 					g.Stuck = stuck(plan)
@@ -109,9 +109,9 @@ func (a *app) runGuard(ctx context.Context, f *follow, g tracer.GuardOptions, ve
 // plan diagnoses a debugger and plans a repair of it. The diagnosis is nil only
 // if the process could not be looked at. Backtraces, for which the debugger is
 // stopped, are taken where nothing else tells which of two names was opened.
-func (a *app) plan(pid event.PID, planner func(*analyze.Diagnosis) (*analyze.Plan, error)) (*analyze.Plan, *analyze.Diagnosis, error) {
+func (a *app) plan(pid event.PID, named []event.PID, planner func(*analyze.Diagnosis) (*analyze.Plan, error)) (*analyze.Plan, *analyze.Diagnosis, error) {
 	for stacks := false; ; stacks = true {
-		d, err := a.diagnose(pid, stacks)
+		d, err := a.diagnose(pid, named, stacks)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -122,9 +122,10 @@ func (a *app) plan(pid event.PID, planner func(*analyze.Diagnosis) (*analyze.Pla
 	}
 }
 
-// diagnose takes a snapshot, with backtraces or without.
-func (a *app) diagnose(pid event.PID, stacks bool) (*analyze.Diagnosis, error) {
-	events, err := tracer.Snapshot(pid, tracer.SnapshotOptions{View: a.view, Tool: tool(), Stacks: stacks})
+// diagnose takes a snapshot, with backtraces or without; named are inferiors that
+// the user gave.
+func (a *app) diagnose(pid event.PID, named []event.PID, stacks bool) (*analyze.Diagnosis, error) {
+	events, err := tracer.Snapshot(pid, tracer.SnapshotOptions{View: a.view, Tool: tool(), Inferiors: named, Stacks: stacks})
 	if err != nil {
 		return nil, err
 	}

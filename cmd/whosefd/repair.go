@@ -42,6 +42,9 @@ type repairCmd struct {
 	release bool
 	detach  bool
 	dryRun  bool
+
+	inferiors []string
+	named     []event.PID // the processes that those are
 }
 
 func (a *app) repair() *cobra.Command {
@@ -62,6 +65,7 @@ symbols of this library, or incomplete ones, or hangs again.`,
 	}
 	r.t.flag(cmd)
 	formatFlag(cmd, &r.format, "text", "json")
+	cmd.Flags().StringSliceVar(&r.inferiors, "inferior", nil, "a process that the debugger looks at, where it is not its tracer")
 	cmd.Flags().BoolVar(&r.dryRun, "dry-run", false, "print the plan, change nothing")
 	cmd.Flags().BoolVar(&r.release, "release", false, "only end the read, as at the end of a file: no symbols of this library")
 	cmd.Flags().BoolVar(&r.detach, "detach", false, "leave at once, instead of staying as a guard")
@@ -74,7 +78,10 @@ func (r *repairCmd) run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	plan, d, err := r.a.plan(pid, r.planner())
+	if r.named, err = r.a.processes(r.inferiors); err != nil {
+		return err
+	}
+	plan, d, err := r.a.plan(pid, r.named, r.planner())
 	if errors.Is(err, analyze.ErrHealthy) {
 		return r.healthy(pid, d)
 	}
@@ -157,7 +164,7 @@ func (r *repairCmd) carryOut(ctx context.Context, pid event.PID, plan *analyze.P
 		reported := make(chan error, 1)
 		guarding, leave := context.WithCancel(ctx)
 		seen := make(chan struct{})
-		g := tracer.GuardOptions{Stuck: tasks, Stay: stay, TraceOptions: tracer.TraceOptions{View: r.a.view, Tool: tool(), PID: pid,
+		g := tracer.GuardOptions{Stuck: tasks, Stay: stay, TraceOptions: tracer.TraceOptions{View: r.a.view, Tool: tool(), PID: pid, Inferiors: r.named,
 			Emit: func(ev event.Event) error { reads.see(ev); return rec.write(ev) }}}
 		// A thread that has ended since the diagnosis will never be seen.
 		g.Attached = func() {
@@ -215,7 +222,7 @@ func (r *repairCmd) hungAgain(ctx context.Context, pid event.PID) *analyze.Plan 
 		if _, ok := tracer.BlockedInRead(r.a.view, pid); !ok {
 			continue
 		}
-		if plan, _, err := r.a.plan(pid, r.planner()); err == nil {
+		if plan, _, err := r.a.plan(pid, r.named, r.planner()); err == nil {
 			return plan
 		}
 	}
@@ -249,7 +256,7 @@ const hasEnded = "the debugger has ended"
 // stopped by us; another moment says more.
 func (r *repairCmd) now(pid event.PID) string {
 	for try := 0; ; try++ {
-		d, err := r.a.diagnose(pid, false)
+		d, err := r.a.diagnose(pid, r.named, false)
 		if err != nil {
 			return hasEnded
 		}

@@ -18,6 +18,9 @@ func Find(v *procview.View, debugger event.PID) ([]event.Inferior, error) {
 	if err != nil {
 		return nil, err
 	}
+	if len(pids) == 0 {
+		pids = Served(v, debugger)
+	}
 	var found []event.Inferior
 	for _, pid := range pids {
 		if inf, err := Describe(v, pid); err == nil {

@@ -214,6 +214,30 @@ func (v *View) Threads(pid event.PID) ([]event.TID, error) {
 	return tids, nil
 }
 
+// Children gives the processes that the threads of a process have started and
+// that it has not lost (proc_pid_task(5)); none on a kernel that was built
+// without CONFIG_PROC_CHILDREN.
+func (v *View) Children(pid event.PID) ([]event.PID, error) {
+	tids, err := v.Threads(pid)
+	if err != nil {
+		return nil, err
+	}
+	var all []event.PID
+	for _, tid := range tids {
+		b, err := v.read(int(pid), "task/"+strconv.Itoa(int(tid))+"/children")
+		if err != nil {
+			continue // the thread has ended
+		}
+		for _, word := range bytes.Fields(b) {
+			if child, ok := number(word); ok {
+				all = append(all, event.PID(child))
+			}
+		}
+	}
+	slices.Sort(all)
+	return all, nil
+}
+
 // gone makes ESRCH, which /proc answers for a process that ended while its
 // file was open, the same as a file that is not there.
 func gone(err error) error {
