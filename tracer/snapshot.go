@@ -3,6 +3,7 @@ package tracer
 import (
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"time"
 
@@ -40,6 +41,9 @@ type SnapshotOptions struct {
 // It fails only if the process cannot be looked at, as [os.ErrNotExist] or
 // [os.ErrPermission]. What else could not be learned is said in the events.
 func Snapshot(pid event.PID, o SnapshotOptions) ([]event.Event, error) {
+	if err := doctor.RefuseLook(o.View, event.PID(os.Getpid()), pid); err != nil {
+		return nil, err
+	}
 	s := &snapshot{SnapshotOptions: o, pid: pid, start: time.Now()}
 	if err := s.session(); err != nil {
 		return nil, err

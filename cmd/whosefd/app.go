@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"whosefd/analyze/report"
 	"whosefd/tracer/procview"
@@ -39,7 +40,10 @@ Exit codes: 0 nothing wrong found, 1 findings, 2 could not look.`,
 		Version:       version,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		PersistentPreRunE: func(*cobra.Command, []string) error {
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			if err := notEmpty(cmd); err != nil {
+				return err
+			}
 			return oneOf("--color", a.color, "auto", "always", "never")
 		},
 	}
@@ -48,8 +52,21 @@ Exit codes: 0 nothing wrong found, 1 findings, 2 could not look.`,
 	root.SetErr(a.err)
 	root.PersistentFlags().StringVar(&a.color, "color", "auto", "color the output: auto, always or never (also: NO_COLOR)")
 	complete(root, "color", "auto", "always", "never")
+	root.SetHelpCommand(help())
 	root.AddCommand(a.explain(), a.ps(), a.trace(), a.table(), a.report(), a.repair(), a.guard(), a.preflight(), a.doctor(), a.man())
 	return root
+}
+
+// notEmpty refuses a flag whose value is an empty text: a variable of a script
+// that is not set, most likely, and to go on as if the flag had not been given
+// would be to look at another process, or to lose the record.
+func notEmpty(cmd *cobra.Command) (err error) {
+	cmd.Flags().Visit(func(f *pflag.Flag) {
+		if v := f.Value.String(); err == nil && (v == "" || v == "[]") {
+			err = fmt.Errorf("--%s: its value is empty", f.Name)
+		}
+	})
+	return err
 }
 
 // style is how text for w looks.
@@ -58,6 +75,32 @@ func (a *app) style(w io.Writer) report.Style {
 	color := a.color == "always" ||
 		a.color == "auto" && width > 0 && a.getenv("NO_COLOR") == "" && a.getenv("TERM") != "dumb"
 	return report.Style{Width: width, Color: color}
+}
+
+// help is the command; cobra's own takes every word for a command.
+func help() *cobra.Command {
+	return &cobra.Command{
+		Use:   "help [COMMAND]",
+		Short: "Help about any command",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			about, rest, err := cmd.Root().Find(args)
+			if err != nil || about == nil || len(rest) > 0 {
+				return fmt.Errorf("help: there is no command %q", strings.Join(args, " "))
+			}
+			about.InitDefaultHelpFlag()
+			return about.Help()
+		},
+		ValidArgsFunction: func(cmd *cobra.Command, args []string, _ string) (names []string, _ cobra.ShellCompDirective) {
+			if about, _, err := cmd.Root().Find(args); err == nil {
+				for _, c := range about.Commands() {
+					if c.IsAvailableCommand() {
+						names = append(names, c.Name())
+					}
+				}
+			}
+			return names, cobra.ShellCompDirectiveNoFileComp
+		},
+	}
 }
 
 // formatFlag adds --format to a command, with the first as its default.

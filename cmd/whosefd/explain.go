@@ -35,9 +35,14 @@ strace -ff give the prefix, or all files.`,
 				return a.showRules(args, format)
 			}
 			an := analyze.New()
-			if len(args) > 0 && t.pid == "" && isSource(args[0]) {
-				if output != "" {
-					return errors.New("-o: the evidence is in a file already")
+			if output != "" {
+				if err := checkOutput(output); err != nil {
+					return err
+				}
+			}
+			if len(args) > 0 && t.pid == "" && isInput(args[0]) {
+				if err := liveOnly(cmd, "output", "inferior", "debuginfod"); err != nil {
+					return err
 				}
 				if _, err := a.readSource(args, func(ev event.Event) { an.Add(ev) }); err != nil {
 					return err
@@ -73,6 +78,16 @@ strace -ff give the prefix, or all files.`,
 	cmd.Flags().StringSliceVar(&inferiors, "inferior", nil, "a process that the debugger looks at, where it is not its tracer")
 	cmd.Flags().BoolVar(&debuginfod, "debuginfod", a.getenv("DEBUGINFOD_URLS") != "", "ask the servers in DEBUGINFOD_URLS for names of functions")
 	return cmd
+}
+
+// liveOnly refuses flags that mean nothing where the evidence is in a file.
+func liveOnly(cmd *cobra.Command, flags ...string) error {
+	for _, name := range flags {
+		if cmd.Flags().Changed(name) {
+			return fmt.Errorf("--%s is for a running debugger: the evidence is in a file already", name)
+		}
+	}
+	return nil
 }
 
 // evidence takes a snapshot of the debugger that is meant.

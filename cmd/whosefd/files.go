@@ -75,7 +75,7 @@ func (in *input) unpack() error {
 	case bytes.HasPrefix(magic, []byte{0x1f, 0x8b}):
 		z, err := gzip.NewReader(br)
 		if err != nil {
-			return err
+			return fmt.Errorf("unpack gzip: %w", err)
 		}
 		in.Reader = z
 	case bytes.Equal(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}):
@@ -127,25 +127,54 @@ func (p *progress) clear() {
 	}
 }
 
-// createOutput makes a file that only its owner can read. It follows no
+// outputFile is a file that only its owner can read. What was in it stays until
+// something is written.
+type outputFile struct {
+	*os.File
+	name string
+	made bool // it was not there before
+	used bool
+}
+
+// createOutput makes a file, or opens one to write over it. It follows no
 // symbolic link and writes over nothing but a regular file.
-func createOutput(name string) (*os.File, error) {
-	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|openNoFollow, 0o600)
-	if err != nil {
+func createOutput(name string) (*outputFile, error) {
+	if err := checkOutput(name); err != nil {
 		return nil, err
 	}
-	st, err := f.Stat()
+	_, err := os.Lstat(name)
+	o := &outputFile{name: name, made: errors.Is(err, os.ErrNotExist)}
+	if o.File, err = os.OpenFile(name, os.O_WRONLY|os.O_CREATE|openNoFollow, 0o600); err != nil {
+		return nil, err
+	}
+	st, err := o.Stat()
 	if err == nil && !st.Mode().IsRegular() {
 		err = fmt.Errorf("%s: not a regular file", name)
 	}
-	if err == nil {
-		err = f.Truncate(0)
-	}
 	if err != nil {
-		_ = f.Close()
-		return nil, err
+		return nil, errors.Join(err, o.Close())
 	}
-	return f, nil
+	return o, nil
+}
+
+func (o *outputFile) Write(b []byte) (int, error) {
+	if !o.used {
+		o.used = true
+		if err := o.Truncate(0); err != nil {
+			return 0, err
+		}
+	}
+	return o.File.Write(b)
+}
+
+// discard closes the file, which is then as it was before if nothing was
+// written.
+func (o *outputFile) discard() error {
+	err := o.Close()
+	if o.made && !o.used {
+		err = errors.Join(err, os.Remove(o.name))
+	}
+	return err
 }
 
 // checkOutput says whether replaceOutput could write a file, as far as that can be
@@ -194,10 +223,10 @@ func replaceOutput(name string, data []byte) (err error) {
 // recorder writes events to a file, compressed if its name ends in .gz or .zst.
 type recorder struct {
 	name string
+	file *outputFile // nil if it goes elsewhere
 	bw   *bufio.Writer
 	w    *event.Writer
-	// ends are what must be closed, in this order.
-	ends []io.Closer
+	pack io.Closer // ends the compression; nil without
 }
 
 // newRecorder creates the file; a nil recorder, for no name, takes events and
@@ -210,18 +239,27 @@ func newRecorder(name string) (*recorder, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &recorder{name: name, ends: []io.Closer{f}}
-	var w io.Writer = f
+	r, err := packing(name, f)
+	if err != nil {
+		return nil, errors.Join(err, f.discard())
+	}
+	r.file = f
+	return r, nil
+}
+
+// packing writes to w, compressed as the name says.
+func packing(name string, w io.Writer) (*recorder, error) {
+	r := &recorder{name: name}
 	switch {
 	case strings.HasSuffix(name, ".gz"):
-		z := gzip.NewWriter(f)
-		r.ends, w = []io.Closer{z, f}, z
+		z := gzip.NewWriter(w)
+		r.pack, w = z, z
 	case strings.HasSuffix(name, ".zst"):
-		z, err := zstd.NewWriter(f, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1))
+		z, err := zstd.NewWriter(w, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1))
 		if err != nil {
-			return nil, errors.Join(fmt.Errorf("%s: %w", name, err), f.Close())
+			return nil, fmt.Errorf("%s: %w", name, err)
 		}
-		r.ends, w = []io.Closer{z, f}, z
+		r.pack, w = z, z
 	}
 	r.bw = bufio.NewWriterSize(w, 1<<20)
 	r.w = event.NewWriter(r.bw)
@@ -238,13 +276,25 @@ func (r *recorder) write(ev event.Event) error {
 	return nil
 }
 
-func (r *recorder) close() error {
+// end closes the file. If it came to nothing that is worth keeping, the file is
+// as it was before.
+func (r *recorder) end(keep bool) error {
 	if r == nil {
 		return nil
 	}
+	if !keep {
+		return r.file.discard()
+	}
+	return r.close()
+}
+
+func (r *recorder) close() error {
 	err := r.bw.Flush()
-	for _, c := range r.ends {
-		err = errors.Join(err, c.Close())
+	if r.pack != nil {
+		err = errors.Join(err, r.pack.Close())
+	}
+	if r.file != nil {
+		err = errors.Join(err, r.file.Close())
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", r.name, err)
@@ -252,16 +302,20 @@ func (r *recorder) close() error {
 	return nil
 }
 
-// record writes events to a file.
+// record writes events to a file, all of them or none.
 func record(name string, events []event.Event) error {
-	r, err := newRecorder(name)
+	var buf bytes.Buffer
+	r, err := packing(name, &buf)
 	if err != nil {
 		return err
 	}
 	for _, ev := range events {
 		if err := r.write(ev); err != nil {
-			return errors.Join(err, r.close())
+			return err
 		}
 	}
-	return r.close()
+	if err := r.close(); err != nil {
+		return err
+	}
+	return replaceOutput(name, buf.Bytes())
 }

@@ -32,7 +32,7 @@ func TestCompressedRecordings(t *testing.T) {
 			for i := range calls {
 				write(&event.Syscall{T: event.Micros(i), PID: 1, TID: 1, Name: "openat", Path: event.Text(fmt.Sprint("/a/", i*i))})
 			}
-			if err := rec.close(); err != nil {
+			if err := rec.end(true); err != nil {
 				t.Fatal(err)
 			}
 			if n, warned, err := readBack(t, file); err != nil || n != calls+1 || warned != "" {

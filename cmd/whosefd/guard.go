@@ -79,12 +79,19 @@ func (a *app) runGuard(ctx context.Context, f *follow, g tracer.GuardOptions, ve
 		}
 		return rec.write(ev)
 	}
+	attached, tell := false, g.Attached
+	g.Attached = func() {
+		attached = true
+		if tell != nil {
+			tell()
+		}
+	}
 	ctx, signalled := untilSignal(ctx, g.PID == 0)
 	done := f.keeper(&g.TraceOptions)
 	out, err := tracer.Guard(ctx, g)
 	done()
 	sig := signalled()
-	if err = errors.Join(err, rec.close()); err != nil {
+	if err = errors.Join(err, rec.end(attached)); err != nil {
 		return err
 	}
 	for _, s := range g.Stuck {

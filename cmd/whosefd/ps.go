@@ -10,6 +10,7 @@ import (
 	"whosefd/analyze"
 	"whosefd/analyze/report"
 	"whosefd/tracer"
+	"whosefd/tracer/doctor"
 	"whosefd/tracer/event"
 )
 
@@ -54,7 +55,7 @@ func (a *app) debuggers() ([]analyze.PSRow, error) {
 	var rows []analyze.PSRow
 	for _, pid := range pids {
 		events, err := tracer.Snapshot(pid, tracer.SnapshotOptions{View: a.view, Tool: tool()})
-		if errors.Is(err, os.ErrNotExist) {
+		if errors.Is(err, os.ErrNotExist) || errors.Is(err, doctor.ErrRefused) {
 			continue // it ended meanwhile
 		}
 		if err != nil {

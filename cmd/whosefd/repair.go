@@ -45,6 +45,8 @@ type repairCmd struct {
 
 	inferiors []string
 	named     []event.PID // the processes that those are
+
+	attached bool
 }
 
 func (a *app) repair() *cobra.Command {
@@ -74,6 +76,11 @@ symbols of this library, or incomplete ones, or hangs again.`,
 }
 
 func (r *repairCmd) run(ctx context.Context, args []string) error {
+	if r.output != "" {
+		if err := checkOutput(r.output); err != nil {
+			return err
+		}
+	}
 	pid, err := r.t.find(r.a, args)
 	if err != nil {
 		return err
@@ -96,7 +103,7 @@ func (r *repairCmd) run(ctx context.Context, args []string) error {
 		return err
 	}
 	err = r.carryOut(ctx, pid, plan, rec)
-	return errors.Join(err, rec.close())
+	return errors.Join(err, rec.end(r.attached))
 }
 
 // planner makes the plan that was asked for.
@@ -168,6 +175,7 @@ func (r *repairCmd) carryOut(ctx context.Context, pid event.PID, plan *analyze.P
 			Emit: func(ev event.Event) error { reads.see(ev); return rec.write(ev) }}}
 		// A thread that has ended since the diagnosis will never be seen.
 		g.Attached = func() {
+			r.attached = true
 			go func() {
 				select {
 				case <-seen:

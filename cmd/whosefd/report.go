@@ -55,7 +55,10 @@ explain does; such a report has no list of calls.`,
 				c.Tables.Add(ev, mark)
 				c.Excerpt.Add(ev, mark)
 			}
-			if len(args) > 0 && t.pid == "" && (args[0] == "-" || isSource(args[0])) {
+			if len(args) > 0 && t.pid == "" && isInput(args[0]) {
+				if err := liveOnly(cmd, "inferior", "debuginfod"); err != nil {
+					return err
+				}
 				counts, err := a.readSource(args, add)
 				if err != nil {
 					return err

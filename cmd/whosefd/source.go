@@ -24,6 +24,9 @@ func isSource(arg string) bool {
 	return arg == "-" || isFile(arg) || strings.TrimLeft(arg, "0123456789") != "" && len(threadFiles(arg)) > 0
 }
 
+// isInput says the same; "-" is standard input.
+func isInput(arg string) bool { return arg == "-" || isSource(arg) }
+
 // threadFiles gives the files of strace -ff by their prefix, in the order of
 // the threads.
 func threadFiles(prefix string) []string {

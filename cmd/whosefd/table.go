@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 
 	"github.com/spf13/cobra"
 
@@ -31,9 +32,15 @@ func (f *filterFlags) flags(cmd *cobra.Command) {
 func (f *filterFlags) filter() (analyze.Filter, error) {
 	out := analyze.Filter{Calls: f.calls, Paths: f.paths, Findings: f.findings}
 	for _, fd := range f.fds {
+		if fd < 0 || fd > math.MaxInt32 {
+			return out, fmt.Errorf("--fd %d: not a descriptor", fd)
+		}
 		out.FDs = append(out.FDs, event.FD(fd))
 	}
 	for _, tid := range f.tids {
+		if tid <= 0 || tid > math.MaxInt32 {
+			return out, fmt.Errorf("--tid %d: not a thread id", tid)
+		}
 		out.TIDs = append(out.TIDs, event.TID(tid))
 	}
 	return out, knownCalls(f.calls)

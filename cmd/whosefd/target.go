@@ -33,7 +33,9 @@ func (t *target) find(a *app, args []string) (event.PID, error) {
 		if given != "" {
 			return 0, errTwoTargets
 		}
-		given = args[0]
+		if given = args[0]; given == "" {
+			return 0, errors.New("the process that is given is an empty text")
+		}
 	}
 	if given == "" {
 		return a.theHungOne()

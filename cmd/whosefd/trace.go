@@ -127,6 +127,9 @@ is passed on.`,
 			if err != nil {
 				return err
 			}
+			if cmd.Flags().Changed("for") && last <= 0 {
+				return fmt.Errorf("--for %v: not a time to wait", last)
+			}
 			o.For = last
 			w := a.out
 			if o.PID == 0 {
@@ -160,12 +163,14 @@ func (a *app) runTrace(ctx context.Context, f *follow, o tracer.TraceOptions, fi
 		}
 		return rec.write(ev)
 	}
+	attached := false
+	o.Attached = func() { attached = true }
 	ctx, signalled := untilSignal(ctx, o.PID == 0)
 	done := f.keeper(&o)
 	out, err := tracer.Trace(ctx, o)
 	done()
 	sig := signalled()
-	if err = errors.Join(err, rec.close()); err != nil {
+	if err = errors.Join(err, rec.end(attached)); err != nil {
 		return err
 	}
 	d := an.Diagnosis()

@@ -149,6 +149,30 @@ func Refuse(v *procview.View, self, pid event.PID) error {
 	return e
 }
 
+// RefuseLook says why there is nothing to be seen of a process, or nothing that
+// means anything: an [AttachError] with [ErrRefused], nil if there may be.
+func RefuseLook(v *procview.View, self, pid event.PID) error {
+	w, err := lookAround(v, self, pid)
+	if err != nil {
+		return nil // looking will tell
+	}
+	e := &AttachError{PID: pid, Comm: event.Text(w.target.comm), Cause: ErrRefused}
+	switch t := &w.target; {
+	case t.tgid == self:
+		e.Reason = "that is whosefd itself"
+	case t.state == 'Z' || t.state == 'X':
+		if tids, err := v.Threads(pid); err == nil && len(tids) > 1 {
+			return nil // only its first thread has ended
+		}
+		e.Reason, e.Remedy = w.zombie()
+	case t.kthread:
+		e.Reason = "it is a kernel thread"
+	default:
+		return nil
+	}
+	return e
+}
+
 // maxChain bounds a chain of parents and tracers, which could change under us.
 const maxChain = 4096
 
