@@ -152,13 +152,19 @@ func (a *Analyzer) stackOrder(d *Diagnosis) []event.TID {
 // that have not ended where nobody looked.
 func (a *Analyzer) threads() []*event.Blocked {
 	var all []*event.Blocked
-	for _, b := range a.blocked {
+	again := map[event.TID]bool{}
+	for tid, b := range a.blocked {
+		// The end of a trace interrupts a call, and the thread begins it again
+		// by itself: a look at that moment finds it running.
+		if again[tid] = b.Syscall == "" && a.pending[tid] != nil; again[tid] {
+			continue
+		}
 		if a.debugger.PID == 0 || b.PID == a.debugger.PID {
 			all = append(all, b)
 		}
 	}
 	for tid, ev := range a.pending {
-		if a.blocked[tid] != nil || a.ended && a.killed == "" {
+		if a.blocked[tid] != nil && !again[tid] || a.ended && a.killed == "" {
 			continue
 		}
 		b := &event.Blocked{T: ev.T, PID: ev.PID, TID: tid, Syscall: ev.Name, FD: ev.FD, Target: ev.Target, Path: ev.Path}

@@ -80,3 +80,23 @@ func TestCause(t *testing.T) {
 		}
 	}
 }
+
+// A look at a thread that has just been let go finds it running: the call that
+// it had not come back from counts.
+func TestRunningAgain(t *testing.T) {
+	s := traced(openAt(1205000, "/proc/self/fd/4", 16, &ownPipe), readFrom(1206000, 16, ownPipe, stuck),
+		&event.Blocked{PID: gdbPID, TID: gdbPID, Comm: "gdb", State: "R"}, fromMemory(), fromMemoryLib())
+	d := analyzed(s).Diagnosis()
+	if d.Verdict != "hang" || len(d.Findings) != 1 || d.Findings[0].TID != gdbPID || d.Debugger.State != "blocked" {
+		t.Errorf("%s: %+v", d.Summary, d.Debugger)
+	}
+	d = analyzed(s.change(func(ev event.Event) event.Event {
+		if c, ok := ev.(*event.Syscall); ok && c.Name == "read" {
+			return readFrom(1206000, 16, ownPipe, 1)
+		}
+		return ev
+	})).Diagnosis()
+	if d.Verdict == "hang" || d.Debugger.State != "running" {
+		t.Errorf("after the read: %s: %+v", d.Summary, d.Debugger)
+	}
+}

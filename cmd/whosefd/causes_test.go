@@ -136,6 +136,9 @@ func recordedRun(t *testing.T, m *misled, effect analyze.Effect) []seen {
 	end := tracing(t, gdb.PID, trace)
 	m.attach(t, gdb, effect)
 	end()
+	if effect == analyze.Hang || effect == analyze.StolenInput {
+		waitInFile(t, gdb) // it begins its call again
+	}
 	live, _ := diagnosis(t, "-o", evidence, strconv.Itoa(gdb.PID))
 	again, _ := diagnosis(t, evidence)
 	traced, _ := diagnosis(t, trace)
