@@ -21,7 +21,8 @@ type Style struct {
 // Clean makes a foreign text harmless on a terminal, on one line: bytes below
 // 0x20, 0x7f and bytes that are not UTF-8 become \xNN, newline and tab \n and
 // \t, and all runes that show nothing or change how others are shown (C1
-// controls, direction marks, zero-width ones, line separators) become \uNNNN.
+// controls, direction marks, zero-width ones, line separators, marks in heaps)
+// become \uNNNN.
 func Clean(s string) string {
 	clean := true
 	for i := 0; i < len(s); i++ {
@@ -34,9 +35,17 @@ func Clean(s string) string {
 		return s
 	}
 	var b strings.Builder
+	marks := maxMarks // a text does not begin with one: it would belong to what stands before it
 	for i := 0; i < len(s); {
 		r, n := utf8.DecodeRuneInString(s[i:])
+		mark := unicode.In(r, unicode.Mn, unicode.Me)
+		if marks++; !mark {
+			marks = 0
+		}
 		switch {
+		case mark && marks > maxMarks:
+			escape(&b, r)
+			marks = 0
 		case r == utf8.RuneError && n <= 1:
 			fmt.Fprintf(&b, `\x%02x`, s[i])
 		case r == '\n':
@@ -47,19 +56,36 @@ func Clean(s string) string {
 			fmt.Fprintf(&b, `\x%02x`, r)
 		case visible(r):
 			b.WriteString(s[i : i+n])
-		case r > 0xffff:
-			fmt.Fprintf(&b, `\U%08x`, r)
 		default:
-			fmt.Fprintf(&b, `\u%04x`, r)
+			escape(&b, r)
 		}
 		i += n
 	}
 	return b.String()
 }
 
+func escape(b *strings.Builder, r rune) {
+	if r > 0xffff {
+		fmt.Fprintf(b, `\U%08x`, r)
+		return
+	}
+	fmt.Fprintf(b, `\u%04x`, r)
+}
+
 // visible says whether a rune may reach a terminal. The space is the only
-// blank one: others can hide what a text is.
-func visible(r rune) bool { return unicode.IsPrint(r) && r != utf8.RuneError }
+// blank one: others can hide what a text is. Some letters and marks are made not
+// to be seen too (Default_Ignorable_Code_Point in the Unicode standard), and one
+// symbol is: the Braille pattern without dots.
+func visible(r rune) bool {
+	if !unicode.IsPrint(r) || r == utf8.RuneError {
+		return false
+	}
+	return r < 0x80 || r != '\u2800' && !unicode.In(r, unicode.Other_Default_Ignorable_Code_Point, unicode.Variation_Selector)
+}
+
+// maxMarks is how many marks a letter may bear: more of them reach into the
+// lines above and below.
+const maxMarks = 4
 
 // wide measures text the same way whatever the locale.
 var wide = &runewidth.Condition{StrictEmojiNeutral: true}

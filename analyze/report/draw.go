@@ -149,9 +149,10 @@ func (t *table) draw(w io.Writer, r tw.Renderer, rows [][]string) error {
 	return nil
 }
 
-// markdownText keeps a cell from being read as markdown or HTML.
+// markdownText keeps a cell from being read as markdown or HTML, as a link, or as
+// a mention or number that a tracker would turn into one.
 var markdownText = strings.NewReplacer(`\`, `\\`, "|", `\|`, "`", "\\`", "*", `\*`, "_", `\_`, "<", "&lt;", ">", "&gt;", "&", "&amp;",
-	"[", `\[`, "]", `\]`, "~", `\~`)
+	"[", `\[`, "]", `\]`, "~", `\~`, "@", "&#64;", "#", "&#35;", "$", "&#36;", "://", "&#58;//", "www.", "www&#46;")
 
 func (t *table) markdown(w io.Writer) error {
 	t = t.filled()

@@ -344,6 +344,9 @@ func TestClean(t *testing.T) {
 		"a\x1b[31m": `a\x1b[31m`, "a\nb\tc\r": `a\nb\tc\x0d`, "\x00\x7f": `\x00\x7f`,
 		"\xff\xfe": `\xff\xfe`, "\u009b": `\u009b`, "\u202e": `\u202e`, "\u2066x\u2069": `\u2066x\u2069`, "\u200b": `\u200b`,
 		"\u2028": `\u2028`, "\u00a0": `\u00a0`, "\U000e0041": `\U000e0041`, "\xc3": `\xc3`, "\ufffd": `\ufffd`,
+		"\u115f\u3164\u2800": `\u115f\u3164\u2800`, "a\u034fb": `a\u034fb`, "❤\ufe0f": `❤\ufe0f`,
+		"e\u0301": "e\u0301", "\u0301e": `\u0301e`, "a\u0301\u0302\u0303\u0304\u0305\u0306": "a\u0301\u0302\u0303\u0304" + `\u0305` + "\u0306",
+		"\U0001d167": `\U0001d167`,
 	} {
 		if got := Clean(in); got != want {
 			t.Errorf("Clean(%q) = %q, want %q", in, got, want)

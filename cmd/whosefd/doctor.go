@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -38,9 +37,7 @@ something that is needed is missing.`,
 
 func (a *app) showChecks(checks []doctor.Check, format string) error {
 	if format == "json" {
-		enc := json.NewEncoder(a.out)
-		enc.SetIndent("", "  ")
-		return enc.Encode(checks)
+		return report.JSON(a.out, checks)
 	}
 	for _, c := range checks {
 		state := "ok  "

@@ -9,8 +9,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
+	"strings"
 	"syscall"
 
+	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
 	"whosefd/analyze/report"
@@ -74,6 +77,10 @@ func (e exit) Error() string { return fmt.Sprintf("exit code %d", e.code) }
 // run parses the arguments, runs the command and gives the exit code.
 func (a *app) run(ctx context.Context, args []string) int {
 	root := a.root()
+	if len(args) > 0 && strings.HasPrefix(args[0], cobra.ShellCompRequestCmd) &&
+		slices.ContainsFunc(args, func(s string) bool { return report.Clean(s) != s }) {
+		return exitNothing // nothing of ours completes that, and cobra would print it as it stands
+	}
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
 	var e exit

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"sync"
@@ -123,12 +122,7 @@ func (r *repairCmd) healthy(pid event.PID, d *analyze.Diagnosis) error {
 	return err
 }
 
-func (r *repairCmd) json(res repairResult) error {
-	enc := json.NewEncoder(r.a.out)
-	enc.SetIndent("", "  ")
-	enc.SetEscapeHTML(false)
-	return enc.Encode(res)
-}
+func (r *repairCmd) json(res repairResult) error { return report.JSON(r.a.out, res) }
 
 func (r *repairCmd) showPlan(p *analyze.Plan) error {
 	if r.format == "json" {

@@ -13,7 +13,6 @@ import (
 	"strings"
 
 	"whosefd/analyze"
-	"whosefd/analyze/report"
 	"whosefd/analyze/straceio"
 	"whosefd/tracer/event"
 )
@@ -175,11 +174,10 @@ func (a *app) readRecording(name string, f *input, from io.Reader, each func(eve
 
 // sayCut says that a file ends early, and is used all the same.
 func (a *app) sayCut(name string, why error) {
-	where := ""
 	if name != "" {
-		where = report.Clean(name) + ": "
+		name += ": "
 	}
-	fmt.Fprintf(a.err, "whosefd: %s%v; what is before it counts\n", where, why)
+	a.say("%s%v; what is before it counts", name, why)
 }
 
 // addCounts adds the calls of a log that have no event to the tables.
