@@ -19,6 +19,9 @@ type Filter struct {
 	TIDs  []event.TID
 	// Findings keeps only what has a mark.
 	Findings bool
+	// Rows is how many calls [Tables] keeps, the latest ones: 0 for
+	// DefaultRows, below 0 for none.
+	Rows int
 }
 
 // Match says whether a call is chosen; mark is what [Analyzer.Add] gave for it.

@@ -11,8 +11,9 @@ import (
 
 // Bounds of the tables.
 const (
-	// MaxCallRows is how many calls are kept, the latest ones.
-	MaxCallRows = 4096
+	// DefaultRows is how many calls are kept, the latest ones, unless the filter
+	// says otherwise.
+	DefaultRows = 1000
 	// maxFDRows is how many closed descriptors are kept one by one.
 	maxFDRows = 2048
 	// maxCallNames bounds the summary; no kernel has so many calls.
@@ -186,6 +187,10 @@ type waiting struct {
 // NewTables gathers what the filter lets through. The table by descriptor
 // still knows of each open and close.
 func NewTables(f Filter) *Tables {
+	if f.Rows == 0 {
+		f.Rows = DefaultRows
+	}
+	f.Rows = max(f.Rows, 0)
 	return &Tables{
 		filter: f, summary: map[string]*SummaryRow{}, pending: map[event.TID]waiting{},
 		theirs: map[ident]bool{},
@@ -378,13 +383,15 @@ func (t *Tables) AddCounted(c SummaryRow) {
 
 func (t *Tables) keep(ev *event.Syscall, mark Mark) {
 	i := t.next
-	if len(t.calls) < MaxCallRows {
-		if t.targets == nil {
-			t.targets = make([]event.Target, MaxCallRows)
-		}
+	switch {
+	case t.filter.Rows == 0:
+		t.cut++
+		return
+	case len(t.calls) < t.filter.Rows:
 		i = len(t.calls)
 		t.calls = append(t.calls, CallRow{})
-	} else {
+		t.targets = append(t.targets, event.Target{})
+	default:
 		t.next = (t.next + 1) % len(t.calls)
 		t.cut++
 	}
@@ -393,7 +400,6 @@ func (t *Tables) keep(ev *event.Syscall, mark Mark) {
 	row.Call.Counterpart, row.Call.Data = slices.Clone(ev.Counterpart), nil
 	if ev.Target != nil {
 		t.targets[i] = *ev.Target
-		row.Call.Target = &t.targets[i]
 	}
 }
 
@@ -482,7 +488,10 @@ func (t *Tables) Calls() (rows []CallRow, cut int64) {
 	rows = append(rows, t.calls[t.next:]...)
 	rows = append(rows, t.calls[:t.next]...)
 	for i := range rows {
-		rows[i].Call.Target = cloneTarget(rows[i].Call.Target) // its place will be another call's
+		if rows[i].Call.Target != nil {
+			target := t.targets[(t.next+i)%len(rows)] // a copy: its place will be another call's
+			rows[i].Call.Target = &target
+		}
 	}
 	return rows, t.cut
 }

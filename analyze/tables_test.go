@@ -3,6 +3,7 @@ package analyze
 import (
 	"fmt"
 	"runtime"
+	"slices"
 	"testing"
 
 	"whosefd/tracer/event"
@@ -198,11 +199,33 @@ func TestMemoryIsBounded(t *testing.T) {
 	if len(d.Findings) > maxFindings {
 		t.Errorf("%d findings", len(d.Findings))
 	}
-	if rows, cut := tables.Calls(); len(rows) != MaxCallRows || cut == 0 {
+	if rows, cut := tables.Calls(); len(rows) != DefaultRows || cut == 0 {
 		t.Errorf("%d rows, %d cut", len(rows), cut)
 	}
 	if last := tables.Descriptors(); last[len(last)-1].Count == 0 {
 		t.Error("closed descriptors were merged, and no row says so")
 	}
 	runtime.KeepAlive(a)
+}
+
+func TestTablesRows(t *testing.T) {
+	for rows, want := range map[int][]event.Micros{3: {8, 9, 10}, 100: {1, 2, 3, 4, 5, 6, 7, 8, 9, 10}, -1: nil} {
+		tables := NewTables(Filter{Rows: rows})
+		for i := 1; i <= 10; i++ {
+			target := event.Target{Kind: event.Regular, Ino: uint64(i)}
+			tables.Add(&event.Syscall{T: event.Micros(i), Name: "read", FD: event.Some[event.FD](3), Target: &target}, Mark{})
+			target.Ino = 0 // it belongs to the caller
+		}
+		calls, cut := tables.Calls()
+		var got []event.Micros
+		for _, c := range calls {
+			got = append(got, c.Call.T)
+			if c.Call.Target == nil || c.Call.Target.Ino != uint64(c.Call.T) {
+				t.Errorf("%d rows: call %d has target %+v", rows, c.Call.T, c.Call.Target)
+			}
+		}
+		if !slices.Equal(got, want) || cut != int64(10-len(want)) {
+			t.Errorf("%d rows: %v, %d cut", rows, got, cut)
+		}
+	}
 }

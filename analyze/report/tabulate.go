@@ -64,7 +64,7 @@ func Calls(w io.Writer, t *analyze.Tables, f Format, st Style) error {
 		addCall(tbl, &rows[i], t.Untimed())
 	}
 	if cut > 0 {
-		tbl.notes = append(tbl.notes, fmt.Sprintf("%d earlier calls are not shown: the last %d are kept.", cut, analyze.MaxCallRows))
+		tbl.notes = append(tbl.notes, fmt.Sprintf("%d earlier calls are not shown: the last %d are kept.", cut, len(rows)))
 	}
 	return tbl.write(w, f, st)
 }

@@ -51,6 +51,7 @@ func (a *app) table() *cobra.Command {
 		fl     filterFlags
 		format string
 		which  []string
+		rows   int
 	)
 	cmd := &cobra.Command{
 		Use:   "table FILE…",
@@ -64,6 +65,10 @@ summary only.`,
 			if err != nil {
 				return err
 			}
+			if rows < 1 || rows > maxRows {
+				return fmt.Errorf("--rows %d: not from 1 to %d", rows, maxRows)
+			}
+			filter.Rows = rows
 			shown, err := tableNames(which)
 			if err != nil {
 				return err
@@ -78,11 +83,15 @@ summary only.`,
 		},
 	}
 	fl.flags(cmd)
+	cmd.Flags().IntVar(&rows, "rows", analyze.DefaultRows, "show at most this many calls, the latest")
 	formatFlag(cmd, &format, "table", "text", "json", "markdown", "csv")
 	cmd.Flags().StringSliceVar(&which, "show", nil, "which tables: calls, summary, fds (default: all)")
 	complete(cmd, "show", "calls", "summary", "fds")
 	return cmd
 }
+
+// maxRows bounds the memory that a table may need.
+const maxRows = 10_000_000
 
 // oneTable are the tables that can be asked for.
 var oneTable = map[string]func(io.Writer, *analyze.Tables, report.Format, report.Style) error{
