@@ -283,6 +283,9 @@ func (a *Analyzer) syscall(ev *event.Syscall) Mark {
 		return a.read(ev)
 	case decode.ClassSeek:
 		a.memory.add(ev)
+		if d := a.fds[ev.PID][ev.FD.Val]; d != nil && d.by != nil && ev.Ret.Val != 0 {
+			d.by.moved = true
+		}
 	case decode.ClassMap:
 		if d := a.fds[ev.PID][ev.FD.Val]; ev.FD.Known && d != nil && d.by != nil && ev.Errno == "" && !ev.Unfinished {
 			d.by.mapped = true
@@ -458,6 +461,7 @@ type opened struct {
 	reads, bytes int64
 	readErrno    string // of the last read that failed
 	head         head
+	moved        bool // lseek(2) has led elsewhere than to the beginning
 	mapped       bool
 	rewritten    bool
 	counterparts []event.Counterpart
@@ -477,7 +481,7 @@ const (
 // begins notes how the file begins, where a call has brought that.
 func (o *opened) begins(ev *event.Syscall) {
 	const magic = "\x7fELF" // ELFMAG, elf.h
-	first := ev.Offset.Is(0) || !ev.Offset.Known && o.reads == 1
+	first := ev.Offset.Is(0) || !ev.Offset.Known && o.reads == 1 && !o.moved
 	switch {
 	case o.head != headUnknown || !first:
 	case strings.HasPrefix(string(ev.Data), magic):

@@ -100,3 +100,23 @@ func TestRunningAgain(t *testing.T) {
 		t.Errorf("after the read: %s: %+v", d.Summary, d.Debugger)
 	}
 }
+
+// What is read behind an lseek is not how the file begins.
+func TestBegins(t *testing.T) {
+	seek := call(1205500, "lseek")
+	seek.FD, seek.Ret, seek.Target = event.Some[event.FD](16), event.Some[int64](4096), &otherLib
+	read := readFrom(1206000, 16, otherLib, 64)
+	read.Data = []byte("not the beginning")
+	for _, tc := range []struct {
+		calls []event.Event
+		want  head
+	}{
+		{one(read), headOther},
+		{one(seek, read), headUnknown},
+	} {
+		a := analyzed(traced(openAt(1205000, "/proc/self/fd/15", 16, &otherLib), tc.calls...))
+		if got := a.opens()[0].head; got != tc.want {
+			t.Errorf("%d calls: %d, want %d", len(tc.calls), got, tc.want)
+		}
+	}
+}
