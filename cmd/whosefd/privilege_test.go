@@ -1,0 +1,273 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"whosefd/analyze"
+	"whosefd/samples/scene"
+)
+
+// place is where a debugger runs, and how the tool comes to it.
+type place struct {
+	name string
+	// launcher starts gdb there.
+	launcher []string
+	// enter starts the tool there, beside the gdb of that pid.
+	enter func(gdb int) []string
+	// needs are programs and rights.
+	needs []string
+	// inner: it has other pids there.
+	inner bool
+}
+
+// places are those of ordinary users and of containers, made by hand.
+func places() []place {
+	nobody := []string{"setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"}
+	target := func(args ...string) func(int) []string {
+		return func(gdb int) []string {
+			return append([]string{"nsenter", "--target=" + strconv.Itoa(gdb)}, args...)
+		}
+	}
+	return []place{
+		{name: "an ordinary user", launcher: nobody, enter: func(int) []string { return nobody }, needs: []string{"setpriv"}},
+		{name: "a user namespace", launcher: append(slices.Clone(nobody), "unshare", "--user", "--map-root-user"),
+			enter: target("--user"), needs: []string{"setpriv", "unshare", "nsenter"}},
+		{name: "a mount namespace", launcher: []string{"unshare", "--mount", "sh", "-c", `mount -t tmpfs none /mnt && exec "$@"`, "sh"},
+			enter: target("--mount"), needs: []string{"unshare", "nsenter"}},
+		{name: "a pid namespace", launcher: []string{"unshare", "--mount", "--pid", "--fork", "--mount-proc"},
+			enter: target("--mount", "--pid"), needs: []string{"unshare", "nsenter"}, inner: true},
+		{name: "a rootless container", launcher: append(slices.Clone(nobody), "unshare", "--user", "--map-root-user", "--mount", "--pid", "--fork", "--mount-proc", "--uts", "--ipc", "--net"),
+			enter: target("--user", "--mount", "--pid", "--uts", "--ipc", "--net"), needs: []string{"setpriv", "unshare", "nsenter"}, inner: true},
+	}
+}
+
+// public is a folder that everybody can read, with the samples in it.
+func public(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "whosefd-public-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"from_memory", "lib.so"} {
+		b, err := os.ReadFile(filepath.Join(scene.Build(t), name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), b, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// within runs the tool behind a launcher.
+func within(t *testing.T, launcher []string, args ...string) (stdout, stderr string, code int) {
+	t.Helper()
+	line := slices.Concat(launcher, []string{binary(t)}, args)
+	ctx, cancel := context.WithTimeout(t.Context(), scene.Patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, line[0], line[1:]...)
+	cmd.Dir = "/"
+	var out, errOut bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errOut
+	err := cmd.Run()
+	var ee *exec.ExitError
+	if err != nil && !errors.As(err, &ee) {
+		t.Fatal(err)
+	}
+	return out.String(), errOut.String(), cmd.ProcessState.ExitCode()
+}
+
+// innerPID is a process's number in its own pid namespace.
+func innerPID(t *testing.T, pid int) int {
+	t.Helper()
+	all := strings.Fields(statusLine(t, pid, "NSpid"))
+	n, err := strconv.Atoi(all[len(all)-1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// What works, works in each place: from inside, with the pids of there, and
+// for root from outside.
+func TestPlaces(t *testing.T) {
+	scene.Require(t, "gdb", "ptrace", "root")
+	dir := public(t)
+	for _, pl := range places() {
+		t.Run(pl.name, func(t *testing.T) {
+			t.Parallel()
+			scene.Require(t, pl.needs...)
+			if b, err := exec.Command(pl.launcher[0], append(slices.Clone(pl.launcher[1:]), "true")...).CombinedOutput(); err != nil {
+				unavailable(t, "%s: %v: %s", pl.name, err, b)
+			}
+			gdb := scene.StartGDB(t, scene.GDB{Launcher: pl.launcher, Dir: "/", Args: []string{"--args", filepath.Join(dir, "from_memory")}})
+			gdb.Expect(scene.Prompt)
+			gdb.Command("break foo")
+			gdb.Send("run")
+			gdb.WaitBlocked(scene.Patience)
+			inferior := gdb.Inferior()
+			looks := map[string]struct {
+				enter         []string
+				gdb, inferior int
+			}{
+				"inside":  {pl.enter(gdb.PID), gdb.PID, inferior},
+				"outside": {nil, gdb.PID, inferior},
+			}
+			if pl.inner {
+				looks["inside"] = struct {
+					enter         []string
+					gdb, inferior int
+				}{pl.enter(gdb.PID), innerPID(t, gdb.PID), innerPID(t, inferior)}
+			}
+			for from, look := range looks {
+				pid := strconv.Itoa(look.gdb)
+				out, stderr, code := within(t, look.enter, "explain", "--format", "json", pid)
+				var d analyze.Diagnosis
+				if err := json.Unmarshal([]byte(out), &d); err != nil || code != exitFindings || len(d.Findings) == 0 {
+					t.Fatalf("%s: explain: exit code %d, %v\n%s%s", from, code, err, out, stderr)
+				}
+				f := d.Findings[0]
+				if f.Rule != analyze.RuleSelfFD || f.Effect != analyze.Hang || f.Intended == nil || int(f.Intended.PID) != look.inferior || f.Identity != analyze.Certain {
+					t.Errorf("%s: %+v", from, f)
+				}
+				if want := fmt.Sprintf("/proc/%d/fd/4", look.inferior); f.Intended != nil && string(f.Intended.Reachable) != want {
+					t.Errorf("%s: reachable as %s, want %s", from, f.Intended.Reachable, want)
+				}
+				if len(d.Stack) != 1 || len(d.Stack[0].Frames) < 10 {
+					t.Errorf("%s: stack %+v", from, d.Stack)
+				}
+				// Who else could hold the pipe is known to those who see everybody.
+				unseen := slices.ContainsFunc(f.Evidence, func(e analyze.Evidence) bool {
+					return e.Kind == "not-seen" && strings.Contains(string(e.Text), "run as root to be certain")
+				})
+				if (f.Confidence == analyze.Certain) == unseen {
+					t.Errorf("%s: %s, evidence %+v", from, f.Confidence, f.Evidence)
+				}
+				if out, stderr, code := within(t, look.enter, "ps"); code != exitFindings || !strings.Contains(out, pid) {
+					t.Errorf("%s: ps: exit code %d\n%s%s", from, code, out, stderr)
+				}
+				// On a busy machine gdb may not have come back to its read when it
+				// is looked at, at the end.
+				eventually(t, from+": trace finds it", func() bool {
+					out, stderr, code := within(t, look.enter, "trace", "--for", "50ms", "-p", pid)
+					if code == exitTrouble {
+						t.Fatalf("%s: trace: %s%s", from, out, stderr)
+					}
+					return code == exitFindings && strings.Contains(out, "self-fd")
+				})
+				if out, stderr, code := within(t, look.enter, "repair", "--dry-run", pid); code != 0 || !strings.Contains(out, string(f.Intended.Reachable)) {
+					t.Errorf("%s: repair --dry-run: exit code %d\n%s%s", from, code, out, stderr)
+				}
+				if out, stderr, code := within(t, look.enter, "doctor"); code == exitTrouble || stderr != "" {
+					t.Errorf("%s: doctor: exit code %d\n%s%s", from, code, out, stderr)
+				}
+			}
+			untraced(t, gdb.PID)
+			look := looks["inside"]
+			if out, stderr, code := within(t, look.enter, "repair", "--detach", strconv.Itoa(look.gdb)); code != 0 {
+				t.Fatalf("repair: exit code %d\n%s%s", code, out, stderr)
+			}
+			gdb.Expect(stopAtFoo)
+		})
+	}
+}
+
+// unavailable is for what this machine's kernel does not let us do.
+func unavailable(t *testing.T, format string, args ...any) {
+	t.Helper()
+	if os.Getenv("WHOSEFD_REQUIRE") == "1" {
+		t.Fatalf(format, args...)
+	}
+	t.Skipf(format, args...)
+}
+
+// A debugger that is guarded in such a place does not hang.
+func TestPlacesGuarded(t *testing.T) {
+	scene.Require(t, "gdb", "ptrace", "root")
+	dir := public(t)
+	for _, pl := range places() {
+		if pl.name != "an ordinary user" && pl.name != "a rootless container" {
+			continue // that container is all of the others together
+		}
+		t.Run(pl.name, func(t *testing.T) {
+			t.Parallel()
+			scene.Require(t, pl.needs...)
+			if b, err := exec.Command(pl.launcher[0], append(slices.Clone(pl.launcher[1:]), "true")...).CombinedOutput(); err != nil {
+				unavailable(t, "%s: %v: %s", pl.name, err, b)
+			}
+			gdb := scene.StartGDB(t, scene.GDB{Launcher: slices.Concat(pl.launcher, []string{binary(t), "guard", "--"}), Dir: "/",
+				Args: []string{"--args", filepath.Join(dir, "from_memory")}})
+			gdb.Expect(scene.Prompt)
+			gdb.Command("break foo")
+			gdb.Send("run")
+			gdb.Expect(stopAtFoo)
+			gdb.Send("quit 3")
+			// unshare(1) does not pass the code of a gdb on that has an inferior.
+			if code := gdb.Wait(); code != 3 && !pl.inner {
+				t.Errorf("the exit code is %d", code)
+			}
+		})
+	}
+}
+
+// A process of one's own that does not want to be looked at is left alone, and
+// what would be needed is said.
+func TestNotDumpable(t *testing.T) {
+	scene.Require(t, "ptrace", "root", "gcc", "setpriv")
+	dir := public(t)
+	source, program := filepath.Join(dir, "a.c"), filepath.Join(dir, "a")
+	if err := os.WriteFile(source, []byte("#include <stdio.h>\n#include <sys/prctl.h>\n#include <unistd.h>\n"+
+		"int main(void) { prctl(PR_SET_DUMPABLE, 0); printf(\"ready %d\\n\", getpid()); fflush(stdout); return pause(); }\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("gcc", "-o", program, source).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	p := scene.Start(t, scene.Command{Path: "setpriv", Args: []string{"--reuid=65534", "--regid=65534", "--clear-groups", program}, Dir: "/"})
+	pid := strconv.Itoa(p.WaitReady())
+	for _, args := range [][]string{{"explain", pid}, {"trace", "-p", pid}, {"repair", pid}, {"guard", "-p", pid}, {"preflight", pid}} {
+		out, stderr, code := asNobody(t, args...)
+		if code != exitTrouble || out != "" || strings.Count(stderr, "\n") != 1 || !strings.Contains(stderr, "PR_SET_DUMPABLE") {
+			t.Errorf("%v: exit code %d\n%s%s", args, code, out, stderr)
+		}
+	}
+	if _, stderr, code := whosefd(t, "explain", pid); code != 0 {
+		t.Errorf("as root: exit code %d\n%s", code, stderr)
+	}
+	if err := syscall.Kill(p.PID, 0); err != nil {
+		t.Error(err)
+	}
+}
+
+// What is written can be read by its owner only, whatever the umask.
+func TestWrittenFilesArePrivate(t *testing.T) {
+	scene.Require(t, "ptrace")
+	dir, pid := t.TempDir(), strconv.Itoa(sleeping(t))
+	defer syscall.Umask(syscall.Umask(0))
+	for i, args := range [][]string{{"explain", pid}, {"trace", "--for", "10ms", "-p", pid}, {"trace", "--", "true"}, {"guard", "--", "true"}, {"report", pid}} {
+		name := filepath.Join(dir, strconv.Itoa(i))
+		if _, stderr, code := whosefd(t, slices.Concat(args[:1], []string{"-o", name}, args[1:])...); code != 0 {
+			t.Errorf("%v: exit code %d\n%s", args, code, stderr)
+		}
+		if st, err := os.Stat(name); err != nil || st.Mode() != 0o600 || st.Size() == 0 {
+			t.Errorf("%v: %+v, %v", args, st, err)
+		}
+	}
+}
