@@ -584,12 +584,12 @@ func TestModestXZ(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := modestXZ(b); got != test.want {
+		if _, _, got := blockXZ(b); got != test.want {
 			t.Errorf("dictionary of %s: %v", test.dict, got)
 		}
 	}
 	for n := range 40 {
-		modestXZ(bytes.Repeat([]byte{0xff}, n)) // does not panic
+		blockXZ(bytes.Repeat([]byte{0xff}, n)) // does not panic
 	}
 }
 

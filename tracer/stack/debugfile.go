@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"hash/crc32"
 	"io"
 	"os"
@@ -12,7 +13,7 @@ import (
 	"time"
 
 	"github.com/go-delve/delve/pkg/proc/debuginfod"
-	"github.com/ulikunitz/xz"
+	"github.com/ulikunitz/xz/lzma"
 )
 
 const (
@@ -199,15 +200,11 @@ const maxMini = 64 << 20
 // packed by xz into some distributions' files.
 func miniDebugInfo(main *object) *object {
 	packed, err := main.section(".gnu_debugdata").all()
-	if err != nil || !modestXZ(packed) {
-		return nil
-	}
-	r, err := xz.NewReader(bytes.NewReader(packed))
 	if err != nil {
 		return nil
 	}
-	b, err := io.ReadAll(io.LimitReader(r, maxMini))
-	if err != nil {
+	var b []byte
+	if guarded(func() (err error) { b, err = unpackXZ(packed); return err }) != nil {
 		return nil
 	}
 	f, err := newELF(b)
@@ -217,17 +214,38 @@ func miniDebugInfo(main *object) *object {
 	return f
 }
 
-// modestXZ says whether the first block of an .xz file wants no more memory than
-// is sensible; the unpacker takes what the file asks for, up to 4 GiB. (The .xz
-// File Format, sections 3.1 and 5.3.1: after 12 bytes come the header's size,
-// flags, and with those the sizes or at once the filter: 0x21 for LZMA2, 1, and
-// the dictionary's size as a code.)
-func modestXZ(b []byte) bool {
-	const code64MiB = 28
-	if len(b) < 24 {
-		return false
+// maxDictionary bounds the memory for unpacking, bytes; xz(1) needs as much at
+// its highest setting.
+const maxDictionary = 64 << 20
+
+// unpackXZ unpacks the first block of an .xz file, at most maxMini bytes. There is
+// mostly only one, and the library's reader of whole files takes the memory that
+// any block asks for, up to 4 GiB.
+func unpackXZ(b []byte) ([]byte, error) {
+	at, dictionary, ok := blockXZ(b)
+	if !ok {
+		return nil, errNotXZ
 	}
-	at, flags := 14, b[13]
+	r, err := lzma.Reader2Config{DictCap: dictionary}.NewReader2(bytes.NewReader(b[at:]))
+	if err != nil {
+		return nil, err
+	}
+	return io.ReadAll(io.LimitReader(r, maxMini))
+}
+
+var errNotXZ = errors.New("not an .xz file of LZMA2 with a dictionary of sensible size")
+
+// blockXZ says where the data of the first block of an .xz file begins, and the
+// size of its dictionary in bytes, if that is LZMA2 and we have room for it. (The .xz File Format, sections 3.1
+// and 5.3.1: after 12 bytes come the header's size, flags, and with those the sizes
+// or at once the filter: 0x21 for LZMA2, 1, and the dictionary's size as a code.)
+func blockXZ(b []byte) (data, dictionary int, ok bool) {
+	const begin = 12
+	if len(b) < 2*begin || !bytes.HasPrefix(b, []byte("\xfd7zXZ\x00")) {
+		return 0, 0, false
+	}
+	data = begin + (int(b[begin])+1)*4
+	at, flags := begin+2, b[begin+1]
 	for _, sized := range []byte{0x40, 0x80} {
 		for flags&sized != 0 && at < len(b)-3 {
 			at++
@@ -236,5 +254,10 @@ func modestXZ(b []byte) bool {
 			}
 		}
 	}
-	return flags&3 == 0 && at < len(b)-3 && b[at] == 0x21 && b[at+1] == 1 && b[at+2] <= code64MiB
+	if b[begin] == 0 || flags&3 != 0 || at+3 > data || data >= len(b) || b[at] != 0x21 || b[at+1] != 1 || b[at+2] >= 40 {
+		return 0, 0, false
+	}
+	code := b[at+2]
+	dictionary = (2 | int(code&1)) << (code/2 + 11)
+	return data, dictionary, dictionary <= maxDictionary
 }

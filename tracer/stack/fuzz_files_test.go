@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+
+	"github.com/ulikunitz/xz"
 )
 
 // smallELF makes programs with debug info that fuzzing can start from; none if
@@ -96,6 +98,38 @@ func FuzzDebugInfo(f *testing.F) {
 		pcs := []uint64{pc, pc + 1, pc + 8}
 		if named := lines(o, pcs, func() *object { return nil }); len(named) != len(pcs) {
 			t.Errorf("%d answers for %d addresses", len(named), len(pcs))
+		}
+	})
+}
+
+// Symbols that are packed into a file: only so much memory is taken as they are
+// allowed to need, and what xz packs is unpacked.
+func FuzzMiniDebugInfo(f *testing.F) {
+	files := smallELF(f)
+	for _, b := range append(files, nil, bytes.Repeat([]byte("abcabd"), 1000)) {
+		var packed bytes.Buffer
+		w, err := xz.NewWriter(&packed)
+		if err != nil {
+			f.Fatal(err)
+		}
+		if _, err := w.Write(b); err != nil {
+			f.Fatal(err)
+		}
+		if err := w.Close(); err != nil {
+			f.Fatal(err)
+		}
+		if got, err := unpackXZ(packed.Bytes()); err != nil || !bytes.Equal(got, b) {
+			if len(b) > 0 { // nothing has no block
+				f.Fatalf("%d bytes, unpacked %d: %v", len(b), len(got), err)
+			}
+		}
+		f.Add(packed.Bytes())
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		o := &object{File: &elf.File{}, sections: map[string]*section{".gnu_debugdata": {have: b}}}
+		if mini := miniDebugInfo(o); mini != nil {
+			buildID(mini)
+			mini.close()
 		}
 	})
 }
