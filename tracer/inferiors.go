@@ -197,7 +197,7 @@ func (in *inferiors) current() []event.PID {
 	if now := in.now(); now > in.serveAgain {
 		in.served = inferior.Served(in.view, in.debugger)
 		took := in.now() - now
-		in.serveAgain = now + max(lookAgain, 20*took) // a twentieth of the time at most
+		in.serveAgain = now + max(lookAgain, 50*took) // a fiftieth of the time at most
 	}
 	return in.served
 }

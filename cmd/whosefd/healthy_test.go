@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -58,7 +59,7 @@ int main(int argc, char **argv) {
 		if (!h) { fprintf(stderr, "%s\n", dlerror()); return 1; }
 		if (i % 2 == 0) dlclose(h);
 	}
-	pid_t child = fork();
+	pid_t child = argc % 2 ? fork() : vfork();
 	if (child == 0) { execl("/bin/true", "true", (char *)0); _exit(1); }
 	waitpid(child, 0, 0);
 	return reached(0);
@@ -89,12 +90,15 @@ func TestHealthySessions(t *testing.T) {
 	bin := scene.Build(t)
 	lib := filepath.Join(bin, "lib.so")
 	type session struct {
-		dir  string
-		args []string
-		do   []string // commands, until the debugger is looked at
-		then []string
-		wrap []string // between whosefd and gdb
+		dir   string
+		args  []string
+		do    []string // commands, until the debugger is looked at
+		runs  bool     // the last of them does not end
+		then  []string
+		above []string // what starts all
+		wrap  []string // between whosefd and gdb
 	}
+	contained := []string{"unshare", "--mount", "--pid", "--fork", "--mount-proc"}
 	for name, prepare := range map[string]func(t *testing.T) session{
 		"threaded C++": func(t *testing.T) session {
 			return session{args: []string{source(t, "threads.cc", threaded, "g++", "-g", "-pthread")},
@@ -156,6 +160,42 @@ func TestHealthySessions(t *testing.T) {
 			return session{args: []string{"--args", program, lib}, do: []string{"set detach-on-fork off", "set follow-exec-mode new", "catch exec",
 				"set follow-fork-mode child", "run", "info inferiors"}, then: []string{"kill"}}
 		},
+		"a container of its own": func(t *testing.T) session {
+			scene.Require(t, "root")
+			// A session of its own too: its process group must have a number there.
+			return session{above: append(contained, "setsid", "--ctty"), args: []string{"--args", filepath.Join(bin, "from_file")},
+				do: []string{"break foo", "run", "info sharedlibrary"}, then: []string{"continue"}}
+		},
+		"attached into a container": func(t *testing.T) session {
+			scene.Require(t, "root")
+			p := scene.Start(t, scene.Command{Path: contained[0], Args: append(contained[1:], filepath.Join(bin, "from_file"), "--wait")})
+			p.WaitReady()
+			inside := children(t, p.PID)
+			if len(inside) != 1 {
+				t.Fatalf("inside: %v", inside)
+			}
+			return session{args: []string{"-p", strconv.Itoa(inside[0])}, do: []string{"info sharedlibrary"}, then: []string{"detach"}}
+		},
+		"found by $ORIGIN": func(t *testing.T) session {
+			dir := t.TempDir()
+			copied(t, lib, filepath.Join(dir, "libhere.so"))
+			program := source(t, "linked.c", "int foo(int);\nint main(void) { return foo(0); }\n",
+				"gcc", "-g", "-Wl,-rpath,$ORIGIN", "-L"+dir, "-Wl,--no-as-needed", "-l:libhere.so")
+			copied(t, program, filepath.Join(dir, "linked"))
+			return session{dir: "/", args: []string{filepath.Join(dir, "linked")}, do: []string{"break foo", "run"}, then: []string{"continue"}}
+		},
+		"running": func(t *testing.T) session {
+			return session{args: []string{"--args", filepath.Join(bin, "from_file"), "--wait"}, do: []string{"run"}, runs: true}
+		},
+		"through a gdbserver": func(t *testing.T) session {
+			scene.Require(t, "gdbserver")
+			return session{do: []string{"set sysroot /", "target remote | gdbserver --once - " + filepath.Join(bin, "from_file"), "break foo", "continue", "info sharedlibrary"}, then: []string{"continue"}}
+		},
+		"vfork": func(t *testing.T) session {
+			program := source(t, "loads.c", loads, "gcc", "-g")
+			return session{args: []string{"--args", program, lib, lib, lib}, do: []string{"catch vfork", "run", "delete", "catch exec", "set follow-fork-mode child", "continue"},
+				then: []string{"kill"}}
+		},
 		"namespaces of its own": func(t *testing.T) session {
 			scene.Require(t, "root")
 			return session{wrap: []string{"unshare", "-m"}, args: []string{"--args", filepath.Join(bin, "from_file")},
@@ -164,12 +204,18 @@ func TestHealthySessions(t *testing.T) {
 		"the prompt": func(t *testing.T) session { return session{do: []string{"show version"}} },
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			s := prepare(t)
 			record := filepath.Join(t.TempDir(), "record")
 			gdb := scene.StartGDB(t, scene.GDB{Dir: s.dir, Args: s.args,
-				Launcher: append(append(append([]string{}, behind...), binary(t), "trace", "-o", record, "--"), s.wrap...)})
+				Launcher: slices.Concat(s.above, behind, []string{binary(t), "trace", "-o", record, "--"}, s.wrap)})
 			gdb.Expect(scene.Prompt)
-			for _, line := range s.do {
+			for i, line := range s.do {
+				if s.runs && i == len(s.do)-1 {
+					gdb.Send(line)
+					gdb.Expect(`ready \d+`)
+					break
+				}
 				gdb.Command(line)
 			}
 			tracer, err := strconv.Atoi(statusLine(t, gdb.PID, "TracerPid"))
@@ -186,6 +232,10 @@ func TestHealthySessions(t *testing.T) {
 			})
 			healthy(t, gdb, strconv.Itoa(gdb.PID))
 			healthy(t, gdb, record)
+			unmarked(t, gdb.PID)
+			if s.runs {
+				return
+			}
 			for _, line := range s.then {
 				gdb.Send(line)
 			}
@@ -207,6 +257,41 @@ func healthy(t *testing.T, gdb *scene.Session, of string) {
 	}
 	if out, stderr, _ := whosefd(t, "table", "--findings", "--show", "calls", "--format", "csv", of); of != strconv.Itoa(gdb.PID) && strings.Count(out, "\n") > 1 {
 		t.Errorf("marked calls:\n%s%s", out, stderr)
+	}
+}
+
+// unmarked fails the test if ps marks a debugger.
+func unmarked(t *testing.T, pid int) {
+	t.Helper()
+	out, stderr, _ := whosefd(t, "ps", "--format", "json")
+	var rows []analyze.PSRow
+	if err := json.Unmarshal([]byte(out), &rows); err != nil {
+		t.Fatalf("ps: %v\n%s%s", err, out, stderr)
+	}
+	i := slices.IndexFunc(rows, func(row analyze.PSRow) bool { return int(row.PID) == pid })
+	if i < 0 || rows[i].Effect != "" || rows[i].Error != "" {
+		t.Errorf("ps of pid %d: %s", pid, out)
+	}
+}
+
+// lldb is healthy too, and so is its server.
+func TestHealthyLLDB(t *testing.T) {
+	optional(t, "lldb")
+	p := scene.StartSample(t, "from_file", "--wait")
+	pid := p.WaitReady()
+	debugger := scene.Start(t, scene.Command{Path: "lldb", Args: []string{"--no-lldbinit", "--batch", "-p", strconv.Itoa(pid),
+		"-o", "image list", "-o", "platform shell echo looked; exec sleep 600"}})
+	debugger.Expect("lib.so")
+	eventually(t, "lldb has listed", func() bool {
+		return slices.ContainsFunc(children(t, debugger.PID), func(child int) bool { return strings.HasPrefix(procFile(t, child, "comm"), "lldb-server") })
+	})
+	server := tracerOf(t, pid)
+	for _, of := range []int{debugger.PID, server} {
+		d, code := diagnosis(t, strconv.Itoa(of))
+		if code != exitNothing || len(d.Findings) > 0 || len(d.Risks) > 0 || len(d.Inferiors) != 1 || int(d.Inferiors[0].PID) != pid {
+			t.Errorf("explain %d: exit code %d: %+v", of, code, d)
+		}
+		unmarked(t, of)
 	}
 }
 
