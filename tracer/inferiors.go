@@ -30,9 +30,9 @@ type inferiors struct {
 	// each with its process, 0 before that was looked up.
 	called map[event.TID]event.PID
 	// served are traced by a server of the debugger; they are searched for again
-	// from that time on.
+	// from that time on, for absolute names (true) and others.
 	served     []event.PID
-	serveAgain event.Micros
+	serveAgain map[bool]event.Micros
 	// maps are the loaded objects of inferiors, as of the last ptrace(2) call
 	// and, where the debugger makes none, of mapsAt.
 	maps   map[event.PID][]event.LinkMap
@@ -89,8 +89,8 @@ func (in *inferiors) loaded(pid event.PID, asked decode.Name) []event.LinkMap {
 }
 
 // byRecency gives the inferiors, the one that was read last first.
-func (in *inferiors) byRecency() []event.PID {
-	pids := slices.Clone(in.current())
+func (in *inferiors) byRecency(asked decode.Name) []event.PID {
+	pids := slices.Clone(in.current(asked))
 	if i := slices.Index(pids, in.recent); i > 0 {
 		pids[0], pids[i] = pids[i], pids[0]
 	}
@@ -178,28 +178,42 @@ func (in *inferiors) means(ev *event.Syscall, asked decode.Name, library event.T
 }
 
 // list gives the inferiors of this moment.
-func (in *inferiors) list() []event.PID {
+func (in *inferiors) list(asked decode.Name) []event.PID {
 	if in.named == nil && in.known && slices.ContainsFunc(in.pids, func(pid event.PID) bool { return !in.stillTraced(pid) }) {
 		in.known = false // it has ended
 	}
-	return in.current()
+	return in.current(asked)
 }
 
 // current gives the inferiors as of the debugger's last ptrace(2) call: one
 // that has ended since may be among them.
-func (in *inferiors) current() []event.PID {
+func (in *inferiors) current(asked decode.Name) []event.PID {
 	if in.named != nil {
 		return in.named
 	}
 	if traced := in.traced(); len(traced) > 0 {
 		return traced
 	}
-	if now := in.now(); now > in.serveAgain {
-		in.served = inferior.Served(in.view, in.debugger)
-		took := in.now() - now
-		in.serveAgain = now + max(lookAgain, 50*took) // a fiftieth of the time at most
-	}
+	in.serve(asked)
 	return in.served
+}
+
+// serve searches again for the inferiors that a server traces, for the sake of a
+// name. A name that means a descriptor of whoever opens it is worth it each
+// time, and is rare; for others it may take a part of the time only.
+func (in *inferiors) serve(asked decode.Name) {
+	begin := in.now()
+	switch asked.Kind {
+	case decode.SelfFD, decode.SelfLink:
+	default:
+		if begin < in.serveAgain[asked.Kind == decode.Absolute] {
+			return
+		}
+	}
+	in.served = inferior.Served(in.view, in.debugger)
+	end := in.now()
+	in.serveAgain[false] = end + 4*(end-begin)
+	in.serveAgain[true] = end + max(lookAgain, 50*(end-begin))
 }
 
 // traced gives those that the debugger traces itself.
@@ -267,7 +281,7 @@ func (in *inferiors) counterparts(ev *event.Syscall) []event.Counterpart {
 		return nil // the descriptor says where, and it is the debugger's own
 	}
 	var cs []event.Counterpart
-	for _, pid := range in.list() {
+	for _, pid := range in.list(name) {
 		c := event.Counterpart{PID: pid, Target: in.view.Resolve(pid, event.TID(pid), string(ev.Path))}
 		if name.Kind == decode.SelfFD {
 			c.FD = event.Some(name.FD)
@@ -308,7 +322,7 @@ func (in *inferiors) describeOpened(ev *event.Syscall) {
 		return
 	}
 	asked := decode.ClassifyName(string(ev.Path))
-	for _, pid := range in.current() {
+	for _, pid := range in.current(asked) {
 		for _, lm := range in.loaded(pid, asked) {
 			if lm.Name != ev.Path || lm.Mapped == nil ||
 				ev.Target != nil && (ev.Target.Same(inferior.Identity(&lm)) || ev.Target.Same(*lm.Mapped)) {
@@ -359,7 +373,7 @@ func (in *inferiors) rightFile(tid event.TID, ev *event.Syscall) (name string, t
 	if asked.Unmappable() {
 		return "", event.Target{}, false
 	}
-	for _, pid := range in.byRecency() {
+	for _, pid := range in.byRecency(asked) {
 		for _, lm := range in.loaded(pid, asked) {
 			if lm.Mapped == nil || !in.means(ev, asked, lm.Name) {
 				continue

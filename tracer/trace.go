@@ -89,7 +89,7 @@ func watch(ctx context.Context, o TraceOptions, g *GuardOptions) (Outcome, error
 	}
 	in := &inferiors{view: o.View, debugger: pid, named: o.Inferiors, emit: t.emit, now: t.now,
 		called: map[event.TID]event.PID{}, viaSelf: map[event.TID]bool{},
-		maps: map[event.PID][]event.LinkMap{}, toldPID: map[event.PID]bool{}, toldMap: map[entry]bool{}}
+		maps: map[event.PID][]event.LinkMap{}, toldPID: map[event.PID]bool{}, toldMap: map[entry]bool{}, serveAgain: map[bool]event.Micros{}}
 	rec := newRecorder(o.View, calls, t.start, pid, in, t.emit)
 	defer rec.close()
 	rec.cpu = newAffinity(o.View, pid, o.CPU, o.Keeper)

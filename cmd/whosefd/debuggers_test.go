@@ -113,6 +113,15 @@ func TestServerClient(t *testing.T) {
 			gdb.Send("continue")
 			gdb.Expect("exited normally")
 			noTrouble(t, gdb)
+
+			gdb = guarded(t, scene.GDB{Args: []string{program}})
+			gdb.Expect(scene.Prompt)
+			gdb.Command("set sysroot /")
+			gdb.Command("break foo")
+			start(gdb)
+			gdb.Send("continue")
+			gdb.Expect(stopAtFoo)
+			goesOn(t, gdb, "/proc/self/fd/4", 1)
 		})
 	}
 }
