@@ -198,6 +198,11 @@ func (in *inferiors) current(asked decode.Name) []event.PID {
 	return in.served
 }
 
+// any says whether there is an inferior, as far as is known without a search.
+func (in *inferiors) any() bool {
+	return len(in.named) > 0 || len(in.served) > 0 || len(in.traced()) > 0
+}
+
 // serve searches again for the inferiors that a server traces, for the sake of a
 // name. A name that means a descriptor of whoever opens it is worth it each
 // time, and is rare; for others it may take a part of the time only.

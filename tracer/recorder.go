@@ -287,7 +287,7 @@ func (r *recorder) atExit(t *ptrace.Thread, c *call, ev *event.Syscall) {
 	if c.row.MakesFD(c.args) {
 		ev.Target = r.fds.fresh(event.FD(ev.Ret.Val))
 		// Only what could be the library of an inferior is of interest.
-		r.fds.made(event.FD(ev.Ret.Val), ev.Target, c.row.Class == decode.ClassOpen && len(r.inferiors.current()) > 0)
+		r.fds.made(event.FD(ev.Ret.Val), ev.Target, c.row.Class == decode.ClassOpen && r.inferiors.any())
 	}
 	if len(r.fds.unread) > 0 && ev.FD.Known {
 		r.keepHead(t, c, ev)
