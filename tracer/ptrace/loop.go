@@ -3,6 +3,7 @@ package ptrace
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -72,6 +73,14 @@ type Loop struct {
 	stopped atomic.Bool
 	result  Result
 	info    SyscallInfo
+	turn    int    // stops since all threads had theirs
+	pending []waited // for sweep
+}
+
+// waited is what a wait said.
+type waited struct {
+	tid  event.TID
+	stop Stop
 }
 
 // Result says how the traced process ended, if it did.
@@ -192,6 +201,48 @@ func (l *Loop) run() error {
 			return fmt.Errorf("wait for pid %d: %w", l.pid, err)
 		}
 		if err := l.handle(tid, Classify(ws)); err != nil {
+			return err
+		}
+		if l.turn++; l.turn >= sweepEvery && len(l.threads) > 1 {
+			l.turn = 0
+			if err := l.sweep(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// sweepEvery is after how many stops every thread gets its turn. A wait gives
+// the first stopped thread of the kernel's list: busy ones that stand at its
+// beginning, and stop again at once, would keep all others stopped for ever.
+const sweepEvery = 64
+
+// sweep deals with the stop of every thread that is in one, before any of them
+// can stop again.
+func (l *Loop) sweep() error {
+	l.pending = l.pending[:0]
+	for range len(l.threads) {
+		tid, ws, err := l.Kernel.Wait(0, false)
+		if err != nil || tid == 0 {
+			break // an error will be seen by the next wait too
+		}
+		s := Classify(ws)
+		switch s.Kind {
+		case Exited, Killed:
+			l.ended(tid, s)
+			continue
+		case ExecStop:
+			// The thread that had this id before has ended, and with it its stop.
+			l.pending = slices.DeleteFunc(l.pending, func(p waited) bool { return p.tid == tid })
+		}
+		if t := l.threads[tid]; t != nil {
+			t.stopped, t.Deliver = true, passOn(s) // should one before it fail
+		}
+		l.pending = append(l.pending, waited{tid, s})
+	}
+	for _, p := range l.pending {
+		if err := l.handle(p.tid, p.stop); err != nil {
 			return err
 		}
 	}
