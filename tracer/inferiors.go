@@ -18,10 +18,12 @@ import (
 type inferiors struct {
 	view     *procview.View
 	debugger event.PID
-	// named are those that the user gave; then nobody is searched for.
-	named []event.PID
-	now   func() event.Micros
-	emit  func(event.Event)
+	// named are those that the user gave; then nobody is searched for. Started
+	// is when each was first seen to have started: a number may be used again.
+	named   []event.PID
+	started map[event.PID]uint64
+	now     func() event.Micros
+	emit    func(event.Event)
 
 	searched bool
 	known    bool
@@ -189,7 +191,7 @@ func (in *inferiors) list(asked decode.Name) []event.PID {
 // that has ended since may be among them.
 func (in *inferiors) current(asked decode.Name) []event.PID {
 	if in.named != nil {
-		return in.named
+		return slices.DeleteFunc(slices.Clone(in.named), in.isAnother)
 	}
 	if traced := in.traced(); len(traced) > 0 {
 		return traced
@@ -201,6 +203,20 @@ func (in *inferiors) current(asked decode.Name) []event.PID {
 // any says whether there is an inferior, as far as is known without a search.
 func (in *inferiors) any() bool {
 	return len(in.named) > 0 || len(in.served) > 0 || len(in.traced()) > 0
+}
+
+// isAnother says whether a process that the user named has ended, and another
+// one has its number.
+func (in *inferiors) isAnother(pid event.PID) bool {
+	now, err := in.view.StartTime(event.TID(pid))
+	if err != nil {
+		return false // it has just ended: what it had may still be told
+	}
+	first, ok := in.started[pid]
+	if !ok {
+		in.started[pid] = now
+	}
+	return ok && now != first
 }
 
 // serve searches again for the inferiors that a server traces, for the sake of a

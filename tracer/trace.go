@@ -24,6 +24,9 @@ type TraceOptions struct {
 	View *procview.View
 	Tool string // name and version, for the session line
 	PID  event.PID
+	// Started is when PID started, as [procview.View.StartTime] had it when it
+	// was chosen: another process may have the number by now. 0: not known.
+	Started uint64
 	// Path is the program to launch, looked up already, with Argv and Env.
 	Path string
 	Argv []string
@@ -89,7 +92,7 @@ func watch(ctx context.Context, o TraceOptions, g *GuardOptions) (Outcome, error
 	}
 	in := &inferiors{view: o.View, debugger: pid, named: o.Inferiors, emit: t.emit, now: t.now,
 		called: map[event.TID]event.PID{}, viaSelf: map[event.TID]bool{},
-		maps: map[event.PID][]event.LinkMap{}, toldPID: map[event.PID]bool{}, toldMap: map[entry]bool{}, serveAgain: map[bool]event.Micros{}}
+		maps: map[event.PID][]event.LinkMap{}, toldPID: map[event.PID]bool{}, toldMap: map[entry]bool{}, serveAgain: map[bool]event.Micros{}, started: map[event.PID]uint64{}}
 	rec := newRecorder(o.View, calls, t.start, pid, in, t.emit)
 	defer rec.close()
 	rec.cpu = newAffinity(o.View, pid, o.CPU, o.Keeper)
@@ -108,6 +111,8 @@ func watch(ctx context.Context, o TraceOptions, g *GuardOptions) (Outcome, error
 		err = t.loop.Adopt(pid)
 	} else if err = t.loop.Attach(pid); err != nil {
 		err = doctor.ExplainAttach(o.View, pid, err)
+	} else if now, unknown := o.View.StartTime(event.TID(pid)); o.Started != 0 && unknown == nil && now != o.Started {
+		err = errors.Join(fmt.Errorf("attach to pid %d: %w: the process that had this number has ended, and another one has it now", pid, unix.ESRCH), t.loop.DetachAll())
 	}
 	if err != nil {
 		return Outcome{}, err

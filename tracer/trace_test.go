@@ -391,6 +391,32 @@ int main(void) {
 
 // A call that was going on at the attach, and still is at the end, is shown
 // once, as unfinished, and is still the same call afterwards.
+// A number that another process has by now is not attached to.
+func TestAnotherProcess(t *testing.T) {
+	cmd := exec.Command("sleep", "600")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	v, pid := procview.New("/proc"), event.PID(cmd.Process.Pid)
+	started, err := v.StartTime(event.TID(pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, wrong := range []uint64{started - 1, started} {
+		c := &collector{}
+		ctx, cancel := context.WithCancel(t.Context())
+		_, err := Trace(ctx, TraceOptions{View: v, PID: pid, Started: wrong, Attached: cancel, Emit: c.emit})
+		cancel()
+		if (err != nil) != (wrong != started) || err != nil && !strings.Contains(err.Error(), "another one has it now") {
+			t.Errorf("started at %d, expected %d: %v", started, wrong, err)
+		}
+		if tracer, err := v.TracerOf(pid); err != nil || tracer != 0 {
+			t.Errorf("traced by %d, %v", tracer, err)
+		}
+	}
+}
+
 func TestUnfinished(t *testing.T) {
 	bin := compile(t, `
 #include <stdio.h>

@@ -44,6 +44,7 @@ type repairCmd struct {
 
 	inferiors []string
 	named     []event.PID // the processes that those are
+	started   uint64      // when the debugger started
 
 	attached bool
 }
@@ -84,6 +85,7 @@ func (r *repairCmd) run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
+	r.started, _ = r.a.view.StartTime(event.TID(pid)) // the attach will tell
 	if r.named, err = r.a.processes(r.inferiors); err != nil {
 		return err
 	}
@@ -165,7 +167,7 @@ func (r *repairCmd) carryOut(ctx context.Context, pid event.PID, plan *analyze.P
 		reported := make(chan error, 1)
 		guarding, leave := context.WithCancel(ctx)
 		seen := make(chan struct{})
-		g := tracer.GuardOptions{Stuck: tasks, Stay: stay, TraceOptions: tracer.TraceOptions{View: r.a.view, Tool: tool(), PID: pid, Inferiors: r.named,
+		g := tracer.GuardOptions{Stuck: tasks, Stay: stay, TraceOptions: tracer.TraceOptions{View: r.a.view, Tool: tool(), PID: pid, Started: r.started, Inferiors: r.named,
 			Emit: func(ev event.Event) error { reads.see(ev); return rec.write(ev) }}}
 		// A thread that has ended since the diagnosis will never be seen.
 		g.Attached = func() {

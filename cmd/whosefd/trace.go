@@ -65,7 +65,9 @@ func (f *follow) options(a *app, cmd *cobra.Command, args []string) (o tracer.Tr
 	} else if len(args) > 1 {
 		return o, fmt.Errorf("%d arguments: give one process, or -- and a command", len(args))
 	}
-	o.PID, err = f.find(a, args)
+	if o.PID, err = f.find(a, args); err == nil {
+		o.Started, _ = a.view.StartTime(event.TID(o.PID)) // the attach will tell
+	}
 	return o, err
 }
 

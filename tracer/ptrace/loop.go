@@ -73,7 +73,7 @@ type Loop struct {
 	stopped atomic.Bool
 	result  Result
 	info    SyscallInfo
-	turn    int    // stops since all threads had theirs
+	turn    int      // stops since all threads had theirs
 	pending []waited // for sweep
 }
 
