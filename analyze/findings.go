@@ -595,11 +595,7 @@ func (a *Analyzer) inDebugger(lm *event.LinkMap) (event.Target, bool) {
 		}
 		return event.Target{Kind: event.Unknown, Error: "ENOENT"}, true
 	}
-	switch t.Error {
-	case "", "ENOENT", "ENOTDIR", "ELOOP", "ENXIO", "ENODEV", "ENAMETOOLONG":
-		return t, true
-	}
-	return t, false // we could not look: that says nothing about the debugger
+	return t, tells(t) // if we could not look, that says nothing about the debugger
 }
 
 // reads says whether a thread is in a read of what the debugger opened by the

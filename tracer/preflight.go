@@ -18,8 +18,9 @@ import (
 // directory, root and namespaces. The process is not stopped.
 //
 // The error says why it could not be looked at, and wraps [os.ErrNotExist],
-// [os.ErrPermission] or one of package inferior that says why it has no list of
-// loaded objects.
+// [os.ErrPermission], [doctor.ErrRefused] or one of package inferior that says
+// why it has no list of loaded objects. A static program is no error, and
+// neither is a list that is not complete: the evidence says so.
 func Preflight(v *procview.View, tool string, pid event.PID) ([]event.Event, error) {
 	s := &snapshot{SnapshotOptions: SnapshotOptions{View: v, Tool: tool}, pid: event.PID(os.Getpid()), start: time.Now()}
 	stand, err := v.Process(s.pid)
@@ -27,18 +28,54 @@ func Preflight(v *procview.View, tool string, pid event.PID) ([]event.Event, err
 		return nil, fmt.Errorf("look at this process: %w", err)
 	}
 	s.add(newSession(tool, "preflight", s.start, &stand))
-	maps, err := inferior.LinkMaps(v, pid)
-	if err != nil {
-		if errors.Is(err, os.ErrPermission) {
-			return nil, doctor.ExplainAttach(v, pid, err)
-		}
+	maps, err := libraries(v, pid)
+	if err != nil && !errors.Is(err, inferior.ErrStatic) {
 		return nil, err
 	}
 	inf, err := inferior.Describe(v, pid)
 	if err != nil {
 		return nil, err
 	}
+	inf.State, _ = v.State(pid, event.TID(pid)) // "" if it has just ended
+	inf.Tracer = tracerOf(v, inf.TracerTID)
 	s.inferior(&inf, maps)
 	s.add(&event.End{T: s.now(), Reason: "snapshot"})
 	return s.events, nil
+}
+
+// libraries reads the list of a process; the error says what sort of process it
+// is that has none.
+func libraries(v *procview.View, pid event.PID) ([]event.LinkMap, error) {
+	look := func(err error) error {
+		var why *doctor.AttachError
+		if errors.As(err, &why) {
+			why.Op = "look at"
+		}
+		return err
+	}
+	if err := doctor.RefuseLook(v, event.PID(os.Getpid()), pid); err != nil {
+		return nil, look(err)
+	}
+	maps, err := inferior.LinkMaps(v, pid)
+	if errors.Is(err, os.ErrPermission) {
+		return nil, look(doctor.ExplainAttach(v, pid, err))
+	}
+	return maps, err
+}
+
+// tracerOf gives the process that a thread belongs to; nil for no thread, or
+// one that has ended.
+func tracerOf(v *procview.View, tid event.TID) *event.Tracer {
+	if tid == 0 {
+		return nil
+	}
+	pid, err := v.TGID(tid)
+	if err != nil {
+		return nil
+	}
+	st, err := v.Status(pid, event.TID(pid))
+	if err != nil {
+		return nil
+	}
+	return &event.Tracer{PID: pid, Comm: st.Name}
 }

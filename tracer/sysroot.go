@@ -1,9 +1,12 @@
 package tracer
 
 import (
+	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
@@ -18,233 +21,541 @@ import (
 	"whosefd/tracer/procview"
 )
 
-// SysrootEntry is a library in a sysroot whose name leads not even the process
-// itself to it any more.
+// Sysroot is a folder that shows the file system as a process sees it.
+type Sysroot struct {
+	// Entries are the files that have a place of their own in it, since their names
+	// lead no longer to them, and those for which there is none.
+	Entries []SysrootEntry
+	// Relative says that there are relative names too: gdb does not put the folder
+	// before those, and finds them from the process's directory.
+	Relative bool
+}
+
+// SysrootEntry is a file in a sysroot that is not where its name leads.
 type SysrootEntry struct {
 	Name event.Text `json:"name"`
 	// To is where the link in the sysroot leads; empty for a copy.
 	To     event.Text `json:"to,omitempty"`
 	Copied bool       `json:"copied,omitempty"`
-	// Error is why there is none; then a debugger would find nothing there.
+	// Error is why a debugger would not find the right file there.
 	Error string `json:"error,omitempty"`
 }
 
-// Sysroot makes a folder that shows the file system as a process sees it: with
-// `set sysroot` gdb puts it before each library's name, and finds the file that
-// the process has mapped. All in it are symbolic links to what is really there;
-// a library whose descriptor is closed is copied, for which map_files must be
-// readable (proc_pid_map_files(5)).
+const (
+	// maxSysroot bounds the links, folders and files of a sysroot.
+	maxSysroot = 200_000
+	// maxCopied bounds the copies in a sysroot, all together, bytes.
+	maxCopied = 4 << 30
+)
+
+// MakeSysroot makes a folder for gdb's `set sysroot`, which gdb puts before each
+// library's name: what it then opens is the file that the process has mapped.
+// All in it are symbolic links to what is really there. A library to which no
+// path leads any more is copied, for which map_files must be readable
+// (proc_pid_map_files(5)). Each name is tried, and the file that it leads to
+// compared with the mapped one.
 //
-// The folder is made, or must be empty. If that fails, nothing stays of it.
-// Entries are the libraries whose names lead the process itself to another file.
-func Sysroot(v *procview.View, dir string, pid event.PID) (entries []SysrootEntry, err error) {
-	maps, err := inferior.LinkMaps(v, pid)
+// dir must not be there, or be an empty folder; it is a folder of the user's alone
+// (0700) afterwards. It is made under another name beside it, and renamed when it
+// is complete: of one that fails, or is interrupted by ctx, nothing stays.
+func MakeSysroot(ctx context.Context, v *procview.View, dir string, pid event.PID) (*Sysroot, error) {
+	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, err
 	}
-	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+	if err := mayBecome(dir); err != nil {
 		return nil, err
 	}
-	// A link in its place is not followed: O_NOFOLLOW.
-	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: dir, Err: err}
+	maps, err := libraries(v, pid)
+	if err != nil && !errors.Is(err, inferior.ErrStatic) {
+		return nil, err
 	}
-	f := os.NewFile(uintptr(fd), dir)
+	proc, err := v.Process(pid)
+	if err != nil {
+		return nil, fmt.Errorf("look at pid %d: %w", pid, err)
+	}
+	self, err := v.Process(event.PID(os.Getpid()))
+	if err != nil {
+		return nil, fmt.Errorf("look at this process: %w", err)
+	}
+	temp, err := os.MkdirTemp(filepath.Dir(dir), ".whosefd-sysroot-*") // 0700
+	if err != nil {
+		return nil, err
+	}
+	b := &sysroot{ctx: ctx, view: v, pid: pid, self: self.PID, dir: temp,
+		apart: self.Namespaces["mnt"] != proc.Namespaces["mnt"],
+		taken: map[string]bool{}, copies: map[string]event.Target{}}
+	err = b.build(&proc, maps)
+	if err == nil {
+		err = ctx.Err()
+	}
+	if err == nil { // os.Rename would not replace an empty folder
+		if e := unix.Rename(temp, dir); e != nil {
+			err = &os.LinkError{Op: "rename", Old: temp, New: dir, Err: e}
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(err, os.RemoveAll(temp)) // which follows no links
+	}
+	return &b.made, nil
+}
+
+// mayBecome says why dir cannot become a sysroot, as far as that can be seen.
+// The rename decides.
+func mayBecome(dir string) error {
+	st, err := os.Lstat(dir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case st.Mode()&fs.ModeSymlink != 0:
+		return fmt.Errorf("%s: is a symbolic link, not a directory", dir)
+	case !st.IsDir():
+		return fmt.Errorf("%s: not a directory", dir)
+	}
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
 	defer f.Close()
 	if _, err := f.Readdirnames(1); !errors.Is(err, io.EOF) {
-		if err == nil {
-			err = errors.New("not empty")
-		}
-		return nil, fmt.Errorf("%s: %w", dir, err)
+		return fmt.Errorf("%s: %w", dir, cmp.Or(err, errors.New("not empty")))
 	}
-	b := &sysroot{view: v, pid: pid, dir: dir}
-	defer func() {
-		if err != nil {
-			b.undo()
-		}
-	}()
-	if err := b.fill(dir, "/", b.places(maps)); err != nil {
-		return nil, err
-	}
-	return b.entries, nil
+	return nil
 }
 
-// places are those in which the sysroot differs from the process's root: where
-// its name for whoever asks stands for the process, and libraries whose names
-// do not even lead the process itself to the file that it has mapped.
-func (b *sysroot) places(maps []event.LinkMap) *place {
-	tree := &place{}
-	for name, to := range b.aliases() {
-		tree.at(name).to = to
-	}
-	for i := range maps {
-		lm := &maps[i]
-		name := string(lm.Name)
-		if lm.Mapped == nil || !strings.HasPrefix(name, "/") {
-			continue
-		}
-		inferior.Complete(b.view, lm, 0)
-		want := inferior.Identity(lm)
-		if !slices.ContainsFunc(lm.Resolves, func(r event.Resolution) bool { return r.Same(want) || r.Same(*lm.Mapped) }) {
-			tree.at(name).lm = lm
-		}
-	}
-	return tree
-}
-
-// aliases are the names that stand for whoever asks, and what they are for the
-// process.
-func (b *sysroot) aliases() map[string]string {
-	own := b.view.Folder(b.pid)
-	return map[string]string{
-		"/proc/self": own, "/proc/thread-self": own + "/task/" + strconv.Itoa(int(b.pid)),
-		"/dev/fd": own + "/fd", "/dev/stdin": own + "/fd/0", "/dev/stdout": own + "/fd/1", "/dev/stderr": own + "/fd/2",
-	}
-}
-
-// place is a node of the tree of names that need a place of their own: a link to
-// to, the file of lm, or a folder on the way to such.
-type place struct {
-	below map[string]*place
-	to    string
-	lm    *event.LinkMap
-}
-
-// at gives the place of a name in the tree. ".." cannot leave it.
-func (p *place) at(name string) *place {
-	for comp := range strings.SplitSeq(strings.Trim(path.Clean("/"+name), "/"), "/") {
-		if p.below == nil {
-			p.below = map[string]*place{}
-		}
-		if p.below[comp] == nil {
-			p.below[comp] = &place{}
-		}
-		p = p.below[comp]
-	}
-	return p
-}
-
+// sysroot is one that is being made. Names in it are the process's own, with a
+// slash at the beginning; nothing is written but through root, so no name and no
+// link leads out of it.
 type sysroot struct {
-	view    *procview.View
-	pid     event.PID
-	dir     string
-	entries []SysrootEntry
-	made    []string // to be removed again, the last first
+	ctx       context.Context
+	view      *procview.View
+	pid, self event.PID
+	apart     bool // the process is in another mount namespace than we
+	dir       string
+	root      *os.Root
+	made      Sysroot
+	count     int
+	copied    int64                   // bytes
+	taken     map[string]bool         // names that have a place of their own
+	copies    map[string]event.Target // of those, what was copied
 }
 
-// fill makes what is to be in a folder that stands for path real: a link for
-// each entry that is there, and the places of the tree.
-func (b *sysroot) fill(dir, real string, at *place) error {
-	source := b.source(real)
-	entries, err := os.ReadDir(source)
-	if err != nil && len(at.below) == 0 {
-		return fmt.Errorf("list %s: %w", source, err)
+func (b *sysroot) build(proc *event.Process, maps []event.LinkMap) (err error) {
+	if b.root, err = os.OpenRoot(b.dir); err != nil {
+		return err
 	}
-	for _, e := range entries {
-		if at.below[e.Name()] != nil {
-			continue
-		}
-		if err := b.link(path.Join(source, e.Name()), filepath.Join(dir, e.Name())); err != nil {
+	defer b.root.Close()
+	if err := b.list("/", "."); err != nil {
+		return err
+	}
+	if err := b.aliases(); err != nil {
+		return err
+	}
+	if err := b.numbers(maps); err != nil {
+		return err
+	}
+	b.program(string(proc.Exe))
+	for i := range maps {
+		if err := b.library(&maps[i]); err != nil {
 			return err
 		}
 	}
-	for name, p := range at.below {
-		to := filepath.Join(dir, name)
-		switch {
-		case p.lm != nil:
-			err = b.put(to, p.lm)
-		case p.to != "" && p.below == nil:
-			err = b.link(p.to, to)
-		default:
-			if err = os.Mkdir(to, 0o700); err == nil {
-				b.made = append(b.made, to)
-				err = b.fill(to, path.Join(real, name), p)
-			}
-		}
-		if err != nil {
+	return b.again(maps)
+}
+
+// aliases are the names that stand for whoever asks: here they are the process's.
+func (b *sysroot) aliases() error {
+	own := b.view.Folder(b.pid)
+	for _, a := range []struct{ name, to string }{
+		{"/proc/self", own}, {"/proc/thread-self", own + "/task/" + strconv.Itoa(int(b.pid))}, {"/dev/fd", own + "/fd"},
+		{"/dev/stdin", own + "/fd/0"}, {"/dev/stdout", own + "/fd/1"}, {"/dev/stderr", own + "/fd/2"},
+	} {
+		if err := b.put(a.name, a.to); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// source is the folder that a name means to the process.
-func (b *sysroot) source(name string) string {
-	for alias, to := range b.aliases() {
-		if rest, ok := strings.CutPrefix(name, alias); ok && (rest == "" || rest[0] == '/') {
-			return to + rest
+// numbers adds the processes that names tell of, and the process itself with its
+// threads: in its pid namespace those may have other numbers than here, and
+// threads are not in the list of /proc.
+func (b *sysroot) numbers(maps []event.LinkMap) error {
+	source, err := b.source("/proc")
+	if err != nil {
+		return nil // it has no /proc
+	}
+	wanted := map[string]bool{}
+	for i := range maps {
+		if rest, ok := strings.CutPrefix(path.Clean(string(maps[i].Name)), "/proc/"); ok {
+			first, _, _ := strings.Cut(rest, "/")
+			wanted[first] = true
 		}
 	}
-	if b.sameRoot() {
-		return name
+	st, err := b.view.Status(b.pid, event.TID(b.pid))
+	if err == nil {
+		for _, id := range st.NSpid {
+			// Which of its numbers this /proc shows is seen by what is there.
+			name := "/proc/" + strconv.Itoa(id)
+			if !b.same(name, "/proc/self") {
+				continue
+			}
+			wanted[strconv.Itoa(id)] = true
+			tids, _ := b.names(path.Join(source, strconv.Itoa(id), "task")) // none, if it ends now
+			for _, tid := range tids {
+				wanted[tid] = true
+			}
+		}
 	}
-	return b.view.Folder(b.pid) + "/root" + name
+	for name := range wanted {
+		if !isNumber(name) {
+			continue
+		}
+		if err := b.put("/proc/"+name, path.Join(source, name)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-// sameRoot says whether the process has our own root directory and mounts.
-func (b *sysroot) sameRoot() bool {
-	self := event.PID(os.Getpid())
-	ours, err := b.view.Process(self)
-	theirs, err2 := b.view.Process(b.pid)
-	root := b.view.Resolve(self, event.TID(self), "/")
-	return err == nil && err2 == nil && ours.Namespaces["mnt"] == theirs.Namespaces["mnt"] &&
-		root.Same(b.view.Resolve(b.pid, event.TID(b.pid), "/"))
+// same says whether two names lead the process to one file.
+func (b *sysroot) same(x, y string) bool {
+	return b.view.Resolve(b.pid, event.TID(b.pid), x).Same(b.view.Resolve(b.pid, event.TID(b.pid), y))
+}
+
+// program sees to it that the program's own file is found: gdb asks for it by the
+// text of /proc/PID/exe, which is not its name to the process after chroot(2),
+// and for a deleted file no name at all.
+func (b *sysroot) program(exe string) {
+	link := b.view.Folder(b.pid) + "/exe"
+	want := b.here(link)
+	if !strings.HasPrefix(exe, "/") || want.Error != "" || b.here(b.dir+exe).Same(want) {
+		return
+	}
+	e := SysrootEntry{Name: event.Text(exe), To: event.Text(link)}
+	if err := b.put(exe, link); err != nil {
+		e = SysrootEntry{Name: event.Text(exe), Error: err.Error()}
+	}
+	b.taken[path.Clean(exe)] = true
+	b.made.Entries = append(b.made.Entries, e)
+}
+
+// library sees to it that a library is found by its name.
+func (b *sysroot) library(lm *event.LinkMap) error {
+	if err := b.ctx.Err(); err != nil {
+		return err
+	}
+	name := string(lm.Name)
+	if name == "" || lm.Mapped == nil || strings.HasPrefix(string(lm.Mapped.Link), "[") {
+		return nil // the program itself, or the vdso
+	}
+	if name[0] != '/' {
+		b.relative(lm)
+		return nil
+	}
+	if b.finds(lm) {
+		return nil
+	}
+	e := SysrootEntry{Name: lm.Name}
+	err := b.place(lm, &e)
+	if errors.Is(err, errSysrootFull) || errors.Is(err, context.Canceled) || errors.Is(err, unix.ENOSPC) {
+		return err
+	}
+	if err != nil {
+		e = SysrootEntry{Name: lm.Name, Error: err.Error()}
+	}
+	b.made.Entries = append(b.made.Entries, e)
+	return nil
+}
+
+// relative is for a name that gdb opens from its working directory.
+func (b *sysroot) relative(lm *event.LinkMap) {
+	if isOf(lm, b.view.Resolve(b.pid, event.TID(b.pid), string(lm.Name))) {
+		b.made.Relative = true
+		return
+	}
+	b.made.Entries = append(b.made.Entries, SysrootEntry{Name: lm.Name,
+		Error: "a relative name is not looked for in this folder, and from the program's directory it does not lead to the library now"})
+}
+
+// again tries all names once more: a place that was made for one may be in the
+// way of another.
+func (b *sysroot) again(maps []event.LinkMap) error {
+	failed := map[event.Text]bool{}
+	for _, e := range b.made.Entries {
+		failed[e.Name] = e.Error != ""
+	}
+	for i := range maps {
+		if err := b.ctx.Err(); err != nil {
+			return err
+		}
+		lm := &maps[i]
+		if lm.Mapped == nil || !strings.HasPrefix(string(lm.Name), "/") || failed[lm.Name] || strings.HasPrefix(string(lm.Mapped.Link), "[") || b.finds(lm) {
+			continue
+		}
+		failed[lm.Name] = true
+		b.made.Entries = slices.DeleteFunc(b.made.Entries, func(e SysrootEntry) bool { return e.Name == lm.Name })
+		b.made.Entries = append(b.made.Entries, SysrootEntry{Name: lm.Name, Error: "another file is in its place"})
+	}
+	return nil
+}
+
+// finds says whether gdb would find the mapped file by its name in the sysroot,
+// or a copy of it.
+func (b *sysroot) finds(lm *event.LinkMap) bool {
+	if t, ok := b.copies[path.Clean(string(lm.Name))]; ok {
+		return isOf(lm, t)
+	}
+	return isOf(lm, b.here(b.dir+string(lm.Name)))
+}
+
+// here is what a debugger beside us gets by a name. Nothing is opened, and
+// nobody waited for.
+func (b *sysroot) here(name string) event.Target {
+	return b.view.Resolve(b.self, event.TID(b.self), name)
+}
+
+// isOf says whether t is the mapped file. Where stat(2) may not ask the mapping,
+// the device can be another one (btrfs, overlayfs), and the inode has to do.
+func isOf(lm *event.LinkMap, t event.Target) bool {
+	return t.Same(inferior.Identity(lm)) || t.Same(*lm.Mapped) ||
+		lm.MappedStat == nil && t.Kind == event.Regular && lm.Mapped.Kind != event.Memfd && t.Ino != 0 && t.Ino == lm.Mapped.Ino
+}
+
+// place makes a place for a library: a link to a path that leads to the very
+// file, or a copy.
+func (b *sysroot) place(lm *event.LinkMap, e *SysrootEntry) error {
+	name := path.Clean(string(lm.Name))
+	if name == "/" {
+		return errors.New("this is no name of a file")
+	}
+	if b.taken[name] {
+		return errors.New("another file has the same name")
+	}
+	b.taken[name] = true
+	inferior.Complete(b.view, lm, 0)
+	for _, to := range lm.Reachable {
+		// map_files takes a capability that the debugger need not have.
+		if strings.Contains(string(to), "/map_files/") || !isOf(lm, b.here(string(to))) {
+			continue
+		}
+		if err := b.put(name, string(to)); err != nil {
+			return err
+		}
+		if !isOf(lm, b.here(b.dir+string(lm.Name))) {
+			return errors.New("the name leads out of the folder")
+		}
+		e.To = to
+		return nil
+	}
+	if err := b.copy(name, lm); err != nil {
+		return err
+	}
+	if !b.here(b.dir + string(lm.Name)).Same(b.here(b.dir + name)) {
+		return errors.New("the name leads out of the folder")
+	}
+	e.Copied, b.copies[name] = true, inferior.Identity(lm)
+	return nil
+}
+
+// copy copies the mapped file, whatever its name leads to now.
+func (b *sysroot) copy(name string, lm *event.LinkMap) (err error) {
+	in, err := inferior.OpenRegular(b.view, b.pid, fmt.Sprintf("%s/map_files/%x-%x", b.view.Folder(b.pid), uint64(lm.MapStart), uint64(lm.MapEnd)))
+	if err != nil {
+		hint := ""
+		if errors.Is(err, fs.ErrPermission) {
+			hint = "; root may"
+		}
+		return fmt.Errorf("no path leads to the mapped file any more, and it cannot be copied: %w%s", err, hint)
+	}
+	defer in.Close()
+	st, err := in.Stat()
+	if err != nil {
+		return err
+	}
+	if b.copied += st.Size(); b.copied > maxCopied {
+		return fmt.Errorf("the copies would take more than %d GiB", maxCopied>>30)
+	}
+	at, err := b.clear(name)
+	if err != nil {
+		return err
+	}
+	out, err := b.root.OpenFile(at, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	n, err := io.Copy(out, io.LimitReader(&interruptible{b.ctx, in}, st.Size()))
+	if err == nil && n != st.Size() {
+		err = errors.New("the file became shorter while it was copied")
+	}
+	if err = errors.Join(err, out.Close()); err != nil {
+		return errors.Join(err, b.root.Remove(at))
+	}
+	return nil
+}
+
+// interruptible is a reader that ends with its context.
+type interruptible struct {
+	ctx context.Context
+	io.Reader
+}
+
+func (r *interruptible) Read(p []byte) (int, error) {
+	if err := r.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return r.Reader.Read(p)
+}
+
+// put makes a link at a name.
+func (b *sysroot) put(name, to string) error {
+	at, err := b.clear(name)
+	if err != nil {
+		return err
+	}
+	return b.link(to, at)
+}
+
+// clear makes room at a name, with real folders on the way to it, and gives its
+// path in root. The name is taken as it is written: ".." leads no higher than "/".
+func (b *sysroot) clear(name string) (at string, err error) {
+	name = path.Clean("/" + name)
+	parts := strings.Split(name[1:], "/")
+	for i := range parts[:len(parts)-1] {
+		if err := b.expand("/" + strings.Join(parts[:i+1], "/")); err != nil {
+			return "", err
+		}
+	}
+	at = name[1:]
+	switch st, err := b.root.Lstat(at); {
+	case errors.Is(err, fs.ErrNotExist):
+		return at, nil
+	case err != nil:
+		return "", err
+	case st.Mode()&fs.ModeSymlink == 0:
+		return "", fmt.Errorf("%s: taken by another name", name)
+	}
+	return at, b.root.Remove(at)
+}
+
+// expand makes a link to a folder a real folder, with links to what is in it.
+func (b *sysroot) expand(name string) error {
+	at := name[1:]
+	switch st, err := b.root.Lstat(at); {
+	case err == nil && st.IsDir():
+		return nil
+	case err == nil && st.Mode()&fs.ModeSymlink == 0:
+		return fmt.Errorf("%s: not a directory", name)
+	case err == nil:
+		if err := b.root.Remove(at); err != nil {
+			return err
+		}
+	case !errors.Is(err, fs.ErrNotExist):
+		return err
+	}
+	if err := b.another(); err != nil {
+		return err
+	}
+	if err := b.root.Mkdir(at, 0o700); err != nil {
+		return err
+	}
+	return b.list(name, at)
+}
+
+// list fills a folder in root with links to what the process has there.
+func (b *sysroot) list(name, at string) error {
+	source, err := b.source(name)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
+		return nil // a folder on the way to a library that is not there any more
+	}
+	if err != nil {
+		return fmt.Errorf("list %s of pid %d: %w", name, b.pid, err)
+	}
+	names, err := b.names(source)
+	if err != nil {
+		return err
+	}
+	for _, n := range names {
+		if name == "/proc" && isNumber(n) {
+			continue // hundreds that come and go
+		}
+		if err := b.link(path.Join(source, n), path.Join(at, n)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// source gives a path by which we reach the folder that a name means to the
+// process.
+func (b *sysroot) source(name string) (string, error) {
+	t := b.view.Resolve(b.pid, event.TID(b.pid), name)
+	if t.Error != "" {
+		return "", errnoOf(t.Error)
+	}
+	root := b.view.Folder(b.pid) + "/root"
+	paths := []string{root + string(t.Link)}
+	if !b.apart {
+		paths = []string{string(t.Link), root + string(t.Link)}
+	}
+	// The kernel's text has the process's root before it where we see that.
+	if top := b.view.Resolve(b.pid, event.TID(b.pid), "/"); top.Link != "" && top.Link != "/" {
+		if inside, ok := strings.CutPrefix(string(t.Link), string(top.Link)); ok {
+			paths = append(paths, root+inside)
+		}
+	}
+	for _, p := range paths {
+		if strings.HasPrefix(p, "/") && b.here(p).Same(t) {
+			if b.view.ServedDevice(b.pid, t.Dev) {
+				return "", errors.New("a file system that may not answer is not listed")
+			}
+			return p, nil
+		}
+	}
+	return "", errors.New("no path leads there")
+}
+
+func errnoOf(name string) error {
+	for _, e := range []unix.Errno{unix.ENOENT, unix.ENOTDIR, unix.EACCES, unix.EPERM, unix.ELOOP, unix.ETIMEDOUT, unix.ESRCH} {
+		if unix.ErrnoName(e) == name {
+			return e
+		}
+	}
+	return errors.New(name)
+}
+
+// names gives what is in a folder, in order.
+func (b *sysroot) names(folder string) ([]string, error) {
+	f, err := os.OpenFile(folder, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	names, err := f.Readdirnames(maxSysroot + 1)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	slices.Sort(names)
+	return names, b.ctx.Err()
 }
 
 func (b *sysroot) link(to, at string) error {
-	if err := os.Symlink(to, at); err != nil {
+	if err := b.another(); err != nil {
 		return err
 	}
-	b.made = append(b.made, at)
+	return b.root.Symlink(to, at)
+}
+
+var errSysrootFull = fmt.Errorf("more than %d links", maxSysroot)
+
+// another counts what is made.
+func (b *sysroot) another() error {
+	if b.count++; b.count > maxSysroot {
+		return errSysrootFull
+	}
 	return nil
 }
 
-// put makes the file of a library reachable: by a path that leads to the very
-// file, or by a copy.
-func (b *sysroot) put(at string, lm *event.LinkMap) error {
-	e := SysrootEntry{Name: lm.Name}
-	defer func() { b.entries = append(b.entries, e) }()
-	for _, to := range lm.Reachable {
-		// map_files takes a capability that the debugger need not have.
-		if !strings.Contains(string(to), "/map_files/") {
-			e.To = to
-			return b.link(string(to), at)
-		}
-	}
-	if err := b.copy(at, lm); err != nil {
-		e.Error = err.Error()
-		return nil
-	}
-	e.Copied = true
-	return nil
-}
-
-// maxLibrary bounds a copy, bytes.
-const maxLibrary = 4 << 30
-
-// copy copies the mapped file, whatever its name leads to now.
-func (b *sysroot) copy(at string, lm *event.LinkMap) error {
-	from := fmt.Sprintf("%s/map_files/%x-%x", b.view.Folder(b.pid), uint64(lm.MapStart), uint64(lm.MapEnd))
-	in, err := inferior.OpenRegular(b.view, b.pid, from)
-	if err != nil {
-		return fmt.Errorf("its descriptor is closed, and the mapped file cannot be read: %w (as root it can)", err)
-	}
-	defer in.Close()
-	out, err := os.OpenFile(at, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	b.made = append(b.made, at)
-	_, err = io.Copy(out, io.LimitReader(in, maxLibrary))
-	return errors.Join(err, out.Close())
-}
-
-// undo removes what was made. The folder itself stays if it was there before
-// and cannot be removed.
-func (b *sysroot) undo() {
-	for _, at := range slices.Backward(b.made) {
-		_ = os.Remove(at)
-	}
-	_ = os.Remove(b.dir)
-}
+func isNumber(s string) bool { return s != "" && strings.Trim(s, "0123456789") == "" }

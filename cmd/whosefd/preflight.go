@@ -1,9 +1,14 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"io"
 	"path/filepath"
 	"slices"
+	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -15,7 +20,7 @@ import (
 
 // sysrootMade is what --sysroot did, as JSON.
 type sysrootMade struct {
-	Dir     string                `json:"dir"`
+	Dir     event.Text            `json:"dir"`
 	Command event.Text            `json:"command"`
 	Entries []tracer.SysrootEntry `json:"entries,omitempty"`
 }
@@ -53,8 +58,8 @@ plain gdb finds the right files.`,
 			p := an.Preflight()
 			var made *sysrootMade
 			if sysroot != "" {
-				if made, err = a.makeSysroot(sysroot, pid); err != nil {
-					return fmt.Errorf("--sysroot: %w", err)
+				if made, err = a.makeSysroot(cmd.Context(), sysroot, pid); err != nil {
+					return err
 				}
 				p.Remedies = slices.DeleteFunc(p.Remedies, func(r analyze.Remedy) bool { return r.Kind == "links" })
 			}
@@ -66,10 +71,15 @@ plain gdb finds the right files.`,
 			} else if err = report.Preflight(a.out, p, a.style(a.out)); err == nil && made != nil {
 				err = a.tellSysroot(made)
 			}
-			if err == nil && p.Found() {
-				err = exit{code: exitFindings}
+			switch {
+			case err != nil:
+				return err
+			case p.Found():
+				return exit{code: exitFindings}
+			case p.Verdict == analyze.VerdictUnknown:
+				return exit{code: exitTrouble}
 			}
-			return err
+			return nil
 		},
 	}
 	t.flag(cmd)
@@ -79,41 +89,49 @@ plain gdb finds the right files.`,
 	return cmd
 }
 
-func (a *app) makeSysroot(dir string, pid event.PID) (*sysrootMade, error) {
-	dir, err := filepath.Abs(dir)
+func (a *app) makeSysroot(ctx context.Context, dir string, pid event.PID) (*sysrootMade, error) {
+	abs, err := filepath.Abs(dir)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("--sysroot: %w", err)
 	}
-	entries, err := tracer.Sysroot(a.view, dir, pid)
+	if report.Clean(abs) != abs || strings.TrimSpace(abs) != abs {
+		return nil, fmt.Errorf("--sysroot %q: gdb cannot be told this name: take one without control characters, and without blanks at its end", dir)
+	}
+	ctx, caught := untilSignal(ctx, false)
+	made, err := tracer.MakeSysroot(ctx, a.view, abs, pid)
+	if sig, ok := caught().(syscall.Signal); ok && errors.Is(err, context.Canceled) {
+		return nil, exit{code: exitTrouble, signal: sig}
+	}
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("--sysroot: %w", err)
 	}
-	return &sysrootMade{Dir: dir, Entries: entries,
-		Command: event.Text(fmt.Sprintf("gdb -iex %s -p %d", analyze.Quote("set sysroot "+dir), pid))}, nil
+	command := "gdb"
+	if made.Relative {
+		command += fmt.Sprintf(" -cd /proc/%d/cwd", pid)
+	}
+	command += fmt.Sprintf(" -iex %s -p %d", analyze.Quote("set sysroot "+abs), pid)
+	return &sysrootMade{Dir: event.Text(abs), Entries: made.Entries, Command: event.Text(command)}, nil
 }
 
 func (a *app) tellSysroot(made *sysrootMade) error {
-	say := func(format string, args ...any) error {
-		_, err := fmt.Fprintln(a.out, report.Clean(fmt.Sprintf(format, args...)))
-		return err
-	}
-	if err := say("\nMade %s, a folder of links to what the process sees. Start gdb with:", made.Dir); err != nil {
-		return err
-	}
-	if err := say("  %s", made.Command); err != nil {
-		return err
-	}
+	var b strings.Builder
+	say := func(format string, args ...any) { b.WriteString(report.Clean(fmt.Sprintf(format, args...)) + "\n") }
+	b.WriteString("\n")
+	say("Made %s, a folder of links to what the process sees. Start gdb with:", made.Dir)
+	say("  %s", made.Command)
 	for _, e := range made.Entries {
 		text := "leads to " + string(e.To)
 		switch {
 		case e.Copied:
-			text = "is a copy of what is mapped, since its descriptor is closed"
+			text = "is a copy of what is mapped, to which no path leads any more"
 		case e.Error != "":
-			text = "is missing: " + e.Error
+			text = "is not right: " + e.Error
 		}
-		if err := say("- %s there %s.", e.Name, text); err != nil {
-			return err
-		}
+		say("- %s there %s.", e.Name, text)
 	}
-	return say("It serves for as long as the process runs. To remove it: rm -r %s (the links are removed, not what they lead to).", analyze.Quote(made.Dir))
+	say("It serves for as long as the process runs. To remove it:")
+	say("  rm -r %s", analyze.Quote(string(made.Dir)))
+	say("That removes the links, and not what they lead to. Do not give rm a link in it with a slash at its end: rm would follow that one.")
+	_, err := io.WriteString(a.out, b.String())
+	return err
 }

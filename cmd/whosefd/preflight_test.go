@@ -2,15 +2,19 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 
+	"whosefd/analyze"
 	"whosefd/samples/scene"
 )
 
@@ -26,13 +30,7 @@ func loaded(t *testing.T, args ...string) *scene.Process {
 type foresight struct {
 	Schema, Verdict, Summary string
 	Libraries                int
-	Names                    []struct {
-		Rule, Name, Effect, Confidence, Text string
-		Intended                             struct {
-			PID  int
-			Kind string
-		}
-	}
+	Names                    []prospect
 	Remedies []struct{ Kind, Command string }
 	Sysroot  *struct {
 		Dir, Command string
@@ -41,6 +39,15 @@ type foresight struct {
 			Copied          bool
 		}
 	}
+}
+
+type prospect struct {
+	Rule, Name, Effect, Confidence, Text string
+	Intended                             struct {
+		PID  int
+		Kind string
+	}
+	Others []struct{ Debugger, Effect string }
 }
 
 func preflight(t *testing.T, want int, args ...string) foresight {
@@ -109,6 +116,256 @@ func TestPreflight(t *testing.T) {
 			untraced(t, p.PID)
 		})
 	}
+}
+
+// Each cause is foretold, with the effect that a real gdb then has: what that is,
+// TestCauses sees on the same processes.
+func TestPreflightForetells(t *testing.T) {
+	scene.Require(t, "ptrace", "root")
+	for _, c := range causes {
+		for _, e := range []analyze.Effect{analyze.Hang, analyze.StolenInput, analyze.WrongFile, analyze.Failed} {
+			if c.rule == analyze.RuleSelfFD && e == analyze.WrongFile {
+				continue // by a descriptor that gdb inherits, which nobody can know before
+			}
+			t.Run(string(c.rule)+"/"+string(e), func(t *testing.T) {
+				t.Parallel()
+				m := c.set(t, e)
+				args := slices.Concat(m.gdb.Launcher, []string{binary(t), "preflight", "--format", "json", strconv.Itoa(m.inferior)})
+				cmd := exec.Command(args[0], args[1:]...)
+				cmd.Dir = m.gdb.Dir
+				out, err := cmd.Output()
+				var f foresight
+				if e := json.Unmarshal(out, &f); e != nil || cmd.ProcessState.ExitCode() != exitFindings {
+					t.Fatalf("%v, %v: %s", err, e, out)
+				}
+				for _, n := range f.Names {
+					if n.Name != m.lib {
+						continue
+					}
+					if c.rule != analyze.RuleSelfFD && e == analyze.StolenInput { // a FIFO; who will write to it cannot be known
+						if n.Confidence != "likely" || !strings.Contains(n.Text, "if somebody does") {
+							t.Errorf("%+v", n)
+						}
+						e = analyze.Hang
+					}
+					if n.Rule != string(c.rule) || n.Effect != string(e) || n.Intended.PID != m.inferior {
+						t.Errorf("%+v, want %s, %s", n, c.rule, e)
+					}
+					return
+				}
+				t.Errorf("%s is not among %+v", m.lib, f.Names)
+			})
+		}
+	}
+}
+
+// In other namespaces than its own, gdb gets what it can enter.
+func TestPreflightNamespaces(t *testing.T) {
+	scene.Require(t, "gdb", "ptrace", "root", "unshare", "setpriv")
+	bin := scene.Build(t)
+	fromMemory, fromFile := filepath.Join(bin, "from_memory"), filepath.Join(bin, "from_file")
+	tmpfs := func(dir string) string { return "mount -t tmpfs none " + dir + " && cp " + bin + "/lib.so " + dir }
+	for _, tc := range []struct {
+		name, rule, effect string // "" where gdb finds the right file
+		symbols            bool   // what gdb really has
+		start              func(t *testing.T, dir string) (pid int, as []string)
+	}{
+		{"mounts", "", "", true, func(t *testing.T, dir string) (int, []string) {
+			return mounted(t, tmpfs(dir), fromFile, "--lib", dir+"/lib.so", "--wait"), nil
+		}},
+		{"a number of its pid namespace", "", "", true, func(t *testing.T, dir string) (int, []string) {
+			return contained(t, ":", fromMemory, "--cure", "--wait"), nil
+		}},
+		{"self where gdb is not seen", "self-fd", "error", false, func(t *testing.T, dir string) (int, []string) {
+			return contained(t, ":", fromMemory, "--wait"), nil
+		}},
+		{"deleted inside", "replaced-file", "error", false, func(t *testing.T, dir string) (int, []string) {
+			pid := mounted(t, tmpfs(dir), fromFile, "--lib", dir+"/lib.so", "--wait")
+			if err := os.Remove(fmt.Sprintf("/proc/%d/root%s/lib.so", pid, dir)); err != nil {
+				t.Fatal(err)
+			}
+			return pid, nil
+		}},
+		{"not permitted to enter", "mount-namespace", "error", false, func(t *testing.T, dir string) (int, []string) {
+			return ofNobody(t, dir)
+		}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			pid, as := tc.start(t, dir)
+			f := foreseenBy(t, as, pid)
+			switch {
+			case tc.rule == "":
+				if f.Verdict != "ok" || len(f.Names) != 0 {
+					t.Errorf("%+v", f)
+				}
+			case f.Verdict != tc.effect || !slices.ContainsFunc(f.Names, func(p prospect) bool { return p.Rule == tc.rule && p.Effect == tc.effect }):
+				t.Errorf("%+v, want %s, %s", f, tc.rule, tc.effect)
+			}
+			gdb := scene.StartGDB(t, scene.GDB{Launcher: as, Dir: "/", Args: []string{"-p", strconv.Itoa(pid)}})
+			gdb.Expect(scene.Prompt)
+			if out := gdb.Command("info line foo"); strings.Contains(out, `Line 1 of "lib.c"`) != tc.symbols {
+				t.Errorf("gdb says %s", out)
+			}
+		})
+	}
+}
+
+// asUserNobody is a launcher that becomes somebody without rights.
+var asUserNobody = []string{"setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"}
+
+// ofNobody starts a process of an ordinary user in a mount namespace of its own,
+// which that user may make in a user namespace.
+func ofNobody(t *testing.T, dir string) (pid int, as []string) {
+	t.Helper()
+	public, err := os.MkdirTemp("", "whosefd-public-") // the samples may be where only root can look
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(public) })
+	if err := os.Chmod(public, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"from_file", "lib.so"} {
+		copyFile(t, filepath.Join(scene.Build(t), name), filepath.Join(public, name))
+		if err := os.Chmod(filepath.Join(public, name), 0o755); err != nil { // whatever the umask
+			t.Fatal(err)
+		}
+	}
+	own := slices.Concat(asUserNobody, []string{"unshare", "--user", "--map-root-user", "--mount"})
+	if out, err := exec.Command(own[0], append(own[1:], "true")...).CombinedOutput(); err != nil {
+		if os.Getenv("WHOSEFD_REQUIRE") == "1" {
+			t.Fatalf("an ordinary user may make no user namespace: %v: %s", err, out)
+		}
+		t.Skipf("an ordinary user may make no user namespace: %v: %s", err, out)
+	}
+	p := scene.Start(t, scene.Command{Path: own[0], Dir: "/", Args: append(own[1:], "sh", "-c",
+		`mount -t tmpfs none /mnt && cp "$0/lib.so" /mnt && exec "$0/from_file" --lib /mnt/lib.so --wait`, public)})
+	return p.WaitReady(), asUserNobody
+}
+
+// foreseenBy is what preflight says, run behind a launcher, whatever its exit code.
+func foreseenBy(t *testing.T, launcher []string, pid int, args ...string) (f foresight) {
+	t.Helper()
+	all := slices.Concat(launcher, []string{binary(t), "preflight", "--format", "json", strconv.Itoa(pid)}, args)
+	cmd := exec.Command(all[0], all[1:]...)
+	cmd.Dir = "/"
+	out, err := cmd.Output()
+	if e := json.Unmarshal(out, &f); e != nil {
+		t.Fatalf("%v, %v: %s", err, e, out)
+	}
+	if code, want := cmd.ProcessState.ExitCode(), map[bool]int{true: exitNothing, false: exitFindings}[f.Verdict == "ok"]; code != want {
+		t.Errorf("exit code %d, want %d: %s", code, want, out)
+	}
+	return f
+}
+
+// What state a process is in is said in a line, and is no obstacle where it is none
+// to a debugger.
+func TestPreflightStates(t *testing.T) {
+	scene.Require(t, "ptrace", "strace", "gcc")
+	text := func(t *testing.T, pid, want int) string {
+		t.Helper()
+		out, stderr, code := whosefd(t, "preflight", strconv.Itoa(pid))
+		if code != want || want == exitTrouble && (out != "" || strings.Count(stderr, "\n") != 1) {
+			t.Errorf("exit code %d, want %d: %s%s", code, want, out, stderr)
+		}
+		return out + stderr
+	}
+	expect := func(t *testing.T, got, want string) {
+		t.Helper()
+		if !strings.Contains(strings.Join(strings.Fields(got), " "), want) {
+			t.Errorf("%s, want %q", got, want)
+		}
+	}
+	t.Run("stopped", func(t *testing.T) {
+		p := loaded(t, "--name", "pid")
+		p.Signal(syscall.SIGSTOP)
+		eventually(t, "stopped", func() bool { return statusLine(t, p.PID, "State")[0] == 'T' })
+		expect(t, text(t, p.PID, exitNothing), "It is stopped")
+		if state := statusLine(t, p.PID, "State"); state[0] != 'T' {
+			t.Errorf("now it is %s", state)
+		}
+	})
+	t.Run("traced", func(t *testing.T) {
+		p := loaded(t)
+		strace := scene.Start(t, scene.Command{Path: "strace", Args: []string{"-o", "/dev/null", "-p", strconv.Itoa(p.PID)}})
+		eventually(t, "traced", func() bool { return statusLine(t, p.PID, "TracerPid") != "0" })
+		out := text(t, p.PID, exitFindings)
+		expect(t, out, fmt.Sprintf("strace (pid %d) traces it already", strace.PID))
+		expect(t, out, fmt.Sprintf("whosefd explain %d", strace.PID))
+		if strings.Contains(out, "gdb -p") || strings.Contains(out, "--sysroot") {
+			t.Errorf("nothing can attach to it: %s", out)
+		}
+	})
+	t.Run("zombie", func(t *testing.T) {
+		pid := sleeping(t)
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "a zombie", func() bool { return statusLine(t, pid, "State")[0] == 'Z' })
+		expect(t, text(t, pid, exitTrouble), "look at sleep")
+	})
+	t.Run("not yet loaded", func(t *testing.T) {
+		expect(t, text(t, atExec(t), exitTrouble), "the dynamic loader has not run yet")
+	})
+	for _, bits := range []string{"64", "32"} {
+		t.Run("static "+bits, func(t *testing.T) {
+			p := scene.Start(t, scene.Command{Path: sleeper(t, bits)})
+			eventually(t, "it sleeps", func() bool { return statusLine(t, p.PID, "State")[0] == 'S' })
+			out := text(t, p.PID, exitNothing)
+			expect(t, out, "is a static program")
+			dir := filepath.Join(t.TempDir(), "sysroot")
+			if f := preflight(t, exitNothing, "--sysroot", dir, strconv.Itoa(p.PID)); f.Sysroot == nil {
+				t.Errorf("%+v", f)
+			}
+		})
+	}
+}
+
+// sleeper makes a static program that only sleeps.
+func sleeper(t *testing.T, bits string) string {
+	t.Helper()
+	if runtime.GOARCH != "amd64" {
+		t.Skip("the program is for x86")
+	}
+	pause := map[string]string{"64": "mov $34, %eax; syscall", "32": "mov $29, %eax; int $0x80"}[bits] // asm/unistd_64.h, _32.h
+	dir := t.TempDir()
+	src, program := filepath.Join(dir, "s.s"), filepath.Join(dir, "sleeper")
+	if err := os.WriteFile(src, []byte(".globl _start\n_start: "+pause+"\njmp _start\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"as", "--" + bits, "-o", program + ".o", src},
+		{"ld", "-m", map[string]string{"64": "elf_x86_64", "32": "elf_i386"}[bits], "-o", program, program + ".o"}} {
+		if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %v: %s", args, err, out)
+		}
+	}
+	return program
+}
+
+// atExec starts a program and leaves it stopped before its first instruction,
+// with no tracer.
+func atExec(t *testing.T) int {
+	t.Helper()
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	cmd := exec.Command("sleep", "300")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Ptrace: true}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	var status syscall.WaitStatus
+	if _, err := syscall.Wait4(cmd.Process.Pid, &status, 0, nil); err != nil || !status.Stopped() {
+		t.Fatalf("%v, %v", status, err)
+	}
+	if _, _, errno := syscall.Syscall6(syscall.SYS_PTRACE, syscall.PTRACE_DETACH, uintptr(cmd.Process.Pid), 0, uintptr(syscall.SIGSTOP), 0, 0); errno != 0 {
+		t.Fatal(errno)
+	}
+	eventually(t, "stopped", func() bool { return statusLine(t, cmd.Process.Pid, "State")[0] == 'T' })
+	return cmd.Process.Pid
 }
 
 // Nothing is asked of ptrace(2): the process is not even stopped for a moment.

@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math/bits"
@@ -17,6 +18,7 @@ import (
 
 // AttachError says why a process was not attached to, and what to do.
 type AttachError struct {
+	Op     string // what was attempted; "" is to attach
 	PID    event.PID
 	Comm   event.Text // as the process has it: not cleaned
 	Reason string     // "" where only the cause is known
@@ -26,7 +28,7 @@ type AttachError struct {
 
 func (e *AttachError) Error() string {
 	var b strings.Builder
-	b.WriteString("attach to ")
+	b.WriteString(cmp.Or(e.Op, "attach to") + " ")
 	if e.Comm != "" {
 		fmt.Fprintf(&b, "%s (pid %d)", clean(string(e.Comm)), e.PID)
 	} else {

@@ -204,6 +204,18 @@ type Inferior struct {
 	// could not be read, or why there are none ("static program").
 	Libraries    int    `json:"libraries,omitempty"`
 	LinkMapError string `json:"link_map_error,omitempty"`
+	// Static says that it is a program without dynamic loader: there is no list.
+	Static bool `json:"static,omitempty"`
+	// State is that of its first thread, one letter (proc_pid_stat(5)), and Tracer
+	// the process whose thread TracerTID is; only a preflight has them.
+	State  string  `json:"state,omitempty"`
+	Tracer *Tracer `json:"tracer,omitempty"`
+}
+
+// Tracer is a process that traces another.
+type Tracer struct {
+	PID  PID  `json:"pid"`
+	Comm Text `json:"comm,omitempty"`
 }
 
 // LinkMap is one entry of an inferior's list of loaded objects (link.h).

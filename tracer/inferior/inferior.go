@@ -1,6 +1,7 @@
 package inferior
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -44,6 +45,7 @@ func Describe(v *procview.View, pid event.PID) (event.Inferior, error) {
 	inf.Libraries = len(entries)
 	if err != nil {
 		inf.LinkMapError = err.Error()
+		inf.Static = errors.Is(err, ErrStatic)
 	}
 	return inf, nil
 }
