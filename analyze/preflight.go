@@ -239,7 +239,7 @@ func plainCount(n int, one, many string) string {
 type outcome int
 
 const (
-	goesRight outcome = iota
+	_ outcome = iota // goes right
 	// goesInside: right, but only since gdb enters the process's mount namespace.
 	goesInside
 	goesWrong

@@ -386,10 +386,14 @@ func TestGuardEnds(t *testing.T) {
 			gdb := scene.Debug(t, "from_memory", "--cure")
 			gdb.Expect(stopAtFoo)
 			call, fds, signals := "", table(t, gdb.PID), signalState(t, gdb.PID)
+			still := 0
 			eventually(t, "gdb waits for its user", func() bool {
 				last := call
-				call = procFile(t, gdb.PID, "syscall")
-				return call == last && call != "running\n"
+				if call = procFile(t, gdb.PID, "syscall"); call != last || call == "running\n" {
+					still = 0
+				}
+				still++
+				return still == 40 // 0.2 s: it has nothing more to do
 			})
 			r := startWhosefd(t, "guard", "-p", strconv.Itoa(gdb.PID))
 			eventually(t, "it guards", func() bool { return strings.Contains(r.stderr.String(), "until it ends or Ctrl-C") })

@@ -31,8 +31,8 @@ type foresight struct {
 	Schema, Verdict, Summary string
 	Libraries                int
 	Names                    []prospect
-	Remedies []struct{ Kind, Command string }
-	Sysroot  *struct {
+	Remedies                 []struct{ Kind, Command string }
+	Sysroot                  *struct {
 		Dir, Command string
 		Entries      []struct {
 			Name, To, Error string
