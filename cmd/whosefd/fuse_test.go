@@ -55,7 +55,7 @@ func TestNothingWaitsForFUSE(t *testing.T) {
 	}
 	type run struct {
 		args   []string
-		code   int
+		code   int    // -1: it depends on who else hangs on this machine
 		out    string // has this
 		sticks bool   // the debugger cannot be stopped, which is said
 	}
@@ -64,14 +64,14 @@ func TestNothingWaitsForFUSE(t *testing.T) {
 		t.Helper()
 		for _, want := range runs {
 			out, stderr, code := startWhosefd(t, want.args...).endsSoon(t)
-			if want.sticks && !strings.Contains(stderr, "did not stop") || code != want.code || !strings.Contains(out, want.out) {
+			if want.sticks && !strings.Contains(stderr, "did not stop") || code != want.code && want.code >= 0 || !strings.Contains(out, want.out) {
 				t.Errorf("%v: exit code %d\n%s%s", want.args, code, out, stderr)
 			}
 		}
 	}
 	check(run{args: []string{"explain", pid}, out: missing},
 		run{args: []string{"explain", program}, out: "from_file"},
-		run{args: []string{"ps"}, out: pid},
+		run{args: []string{"ps"}, code: -1, out: pid},
 		run{args: []string{"repair", "--dry-run", pid}, out: "Nothing to repair"},
 		run{args: []string{"trace", "--for", "100ms", "-p", pid, "-o", rec}, out: missing})
 	guard := startWhosefd(t, "guard", "-p", pid)

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -36,7 +37,8 @@ type FUSE struct {
 func MountFUSE(t TB, files ...string) *FUSE {
 	t.Helper()
 	Require(t, "root", "fuse")
-	dir, err := os.MkdirTemp("", "whosefd-fuse-")
+	removeDead()
+	dir, err := os.MkdirTemp("", fmt.Sprintf("%s%d-", fusePrefix, os.Getpid()))
 	if err != nil {
 		t.Fatalf("%v", err)
 	}
@@ -65,6 +67,25 @@ func MountFUSE(t TB, files ...string) *FUSE {
 		}
 	})
 	return f
+}
+
+// fusePrefix begins the names of the folders; the server's pid follows.
+const fusePrefix = "whosefd-fuse-"
+
+// removeDead removes what servers have left that were killed: where nobody
+// serves, every look at the folder is an error.
+func removeDead() {
+	dirs, err := filepath.Glob(filepath.Join(os.TempDir(), fusePrefix+"*"))
+	if err != nil {
+		panic(err) // only for a bad pattern
+	}
+	for _, dir := range dirs {
+		text, _, _ := strings.Cut(strings.TrimPrefix(filepath.Base(dir), fusePrefix), "-")
+		if pid, err := strconv.Atoi(text); err == nil && errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
+			_ = syscall.Unmount(dir, syscall.MNT_DETACH) // it may not be one any more
+			_ = os.Remove(dir)
+		}
+	}
 }
 
 // Path is that of a file there.
