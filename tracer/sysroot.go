@@ -147,7 +147,11 @@ func (b *sysroot) build(proc *event.Process, maps []event.LinkMap) (err error) {
 		return err
 	}
 	defer b.root.Close()
-	if err := b.list("/", "."); err != nil {
+	source, names, err := b.contents("/")
+	if err != nil {
+		return err
+	}
+	if err := b.fill(".", source, names); err != nil {
 		return err
 	}
 	if err := b.aliases(); err != nil {
@@ -331,10 +335,16 @@ func (b *sysroot) place(lm *event.LinkMap, e *SysrootEntry) error {
 	if name == "/" {
 		return errors.New("this is no name of a file")
 	}
+	if leavesRoot(string(lm.Name)) {
+		return errLeaves
+	}
 	if b.taken[name] {
 		return errors.New("another file has the same name")
 	}
 	b.taken[name] = true
+	if err := b.straighten(string(lm.Name)); err != nil {
+		return err
+	}
 	inferior.Complete(b.view, lm, 0)
 	for _, to := range lm.Reachable {
 		// map_files takes a capability that the debugger need not have.
@@ -345,7 +355,7 @@ func (b *sysroot) place(lm *event.LinkMap, e *SysrootEntry) error {
 			return err
 		}
 		if !isOf(lm, b.here(b.dir+string(lm.Name))) {
-			return errors.New("the name leads out of the folder")
+			return errLeaves
 		}
 		e.To = to
 		return nil
@@ -354,10 +364,30 @@ func (b *sysroot) place(lm *event.LinkMap, e *SysrootEntry) error {
 		return err
 	}
 	if !b.here(b.dir + string(lm.Name)).Same(b.here(b.dir + name)) {
-		return errors.New("the name leads out of the folder")
+		return errLeaves
 	}
 	e.Copied, b.copies[name] = true, inferior.Identity(lm)
 	return nil
+}
+
+var errLeaves = errors.New("by its \"..\" gdb would leave the folder")
+
+// leavesRoot says whether a name goes up from the root directory. There ".." is
+// the root itself; with the folder before it, it is not.
+func leavesRoot(name string) bool {
+	depth := 0
+	for part := range strings.SplitSeq(name, "/") {
+		switch part {
+		case "", ".":
+		case "..":
+			if depth--; depth < 0 {
+				return true
+			}
+		default:
+			depth++
+		}
+	}
+	return false
 }
 
 // copy copies the mapped file, whatever its name leads to now.
@@ -440,20 +470,46 @@ func (b *sysroot) clear(name string) (at string, err error) {
 	return at, b.root.Remove(at)
 }
 
+// straighten makes real folders of all that a name with ".." in it goes through:
+// from behind a link, ".." leads out of the folder.
+func (b *sysroot) straighten(name string) error {
+	if !strings.Contains(name, "..") {
+		return nil
+	}
+	at := "/"
+	parts := strings.Split(name, "/")
+	for _, part := range parts[:len(parts)-1] {
+		if at = path.Join(at, part); at == "/" {
+			continue
+		}
+		if err := b.expand(at); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // expand makes a link to a folder a real folder, with links to what is in it.
 func (b *sysroot) expand(name string) error {
 	at := name[1:]
-	switch st, err := b.root.Lstat(at); {
+	st, err := b.root.Lstat(at)
+	switch {
 	case err == nil && st.IsDir():
 		return nil
 	case err == nil && st.Mode()&fs.ModeSymlink == 0:
 		return fmt.Errorf("%s: not a directory", name)
-	case err == nil:
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		return err
+	}
+	// What it is to be filled with comes first: if that cannot be listed, the link stays.
+	source, names, listErr := b.contents(name)
+	if listErr != nil {
+		return listErr
+	}
+	if err == nil {
 		if err := b.root.Remove(at); err != nil {
 			return err
 		}
-	case !errors.Is(err, fs.ErrNotExist):
-		return err
 	}
 	if err := b.another(); err != nil {
 		return err
@@ -461,26 +517,32 @@ func (b *sysroot) expand(name string) error {
 	if err := b.root.Mkdir(at, 0o700); err != nil {
 		return err
 	}
-	return b.list(name, at)
+	return b.fill(at, source, names)
 }
 
-// list fills a folder in root with links to what the process has there.
-func (b *sysroot) list(name, at string) error {
-	source, err := b.source(name)
+// contents gives what is in the folder that a name means to the process, and a
+// path by which we reach it. Of what is no folder, or not there any more, there
+// is nothing.
+func (b *sysroot) contents(name string) (source string, names []string, err error) {
+	source, err = b.source(name)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
-		return nil // a folder on the way to a library that is not there any more
+		return "", nil, nil
+	}
+	if err == nil {
+		names, err = b.names(source)
 	}
 	if err != nil {
-		return fmt.Errorf("list %s of pid %d: %w", name, b.pid, err)
+		return "", nil, fmt.Errorf("list %s of pid %d: %w", name, b.pid, err)
 	}
-	names, err := b.names(source)
-	if err != nil {
-		return err
+	if name == "/proc" { // hundreds that come and go
+		names = slices.DeleteFunc(names, isNumber)
 	}
+	return source, names, nil
+}
+
+// fill makes links in a folder.
+func (b *sysroot) fill(at, source string, names []string) error {
 	for _, n := range names {
-		if name == "/proc" && isNumber(n) {
-			continue // hundreds that come and go
-		}
 		if err := b.link(path.Join(source, n), path.Join(at, n)); err != nil {
 			return err
 		}

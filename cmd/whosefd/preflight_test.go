@@ -2,7 +2,9 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -393,52 +395,242 @@ func TestPreflightTouchesNothing(t *testing.T) {
 // gdb with the folder of links has the right symbols, without whosefd.
 func TestPreflightSysroot(t *testing.T) {
 	scene.Require(t, "gdb", "ptrace", "root")
+	bin := scene.Build(t)
+	fromMemory := func(args ...string) func(*testing.T, string) int {
+		return func(t *testing.T, _ string) int { return loaded(t, args...).PID }
+	}
+	fromFile := func(t *testing.T, dir string, args ...string) int {
+		return scene.Start(t, scene.Command{Path: filepath.Join(bin, "from_file"), Args: append(args, "--wait"), Dir: dir}).WaitReady()
+	}
+	remove := func(t *testing.T, name string) {
+		t.Helper()
+		if err := os.Remove(name); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for name, tc := range map[string]struct {
-		args   []string
-		copied bool
-		start  func(t *testing.T, args ...string) int
+		start  func(t *testing.T, dir string) (pid int)
+		copied int
 	}{
-		"a pipe":      {args: []string{"--fd", "4"}},
-		"dev-fd":      {args: []string{"--fd", "15", "--name", "dev-fd"}},
-		"thread-self": {args: []string{"--name", "thread-self"}},
-		"closed":      {args: []string{"--after", "close"}, copied: true},
-		"reused":      {args: []string{"--fd", "6", "--after", "reuse"}, copied: true},
-		"mount namespace": {args: []string{"--fd", "5"}, start: func(t *testing.T, args ...string) int {
-			args = append([]string{"-m", filepath.Join(scene.Build(t), "from_memory"), "--wait"}, args...)
-			return scene.Start(t, scene.Command{Path: "unshare", Args: args}).WaitReady()
-		}},
+		"a pipe":             {fromMemory("--fd", "3"), 0},
+		"the memory":         {fromMemory("--fd", "14"), 0},
+		"nothing":            {fromMemory("--fd", "20"), 0},
+		"three":              {fromMemory("--fd", "4", "--copies", "3"), 0},
+		"dev-fd":             {fromMemory("--fd", "15", "--name", "dev-fd"), 0},
+		"thread-self":        {fromMemory("--name", "thread-self"), 0},
+		"a thread's number":  {fromMemory("--name", "/proc/{tid}/fd/{fd}", "--thread", "--threads", "2"), 0},
+		"closed":             {fromMemory("--after", "close"), 1},
+		"reused":             {fromMemory("--fd", "6", "--after", "reuse"), 1},
+		"relative":           {fromMemory("--name", "relative"), 0},
+		"the terminal":       {fromMemory("--fd", "0"), 0},
+		"a name of its own":  {fromMemory("--name", "/proc/self/./fd//{fd}"), 0},
+		"the folder of all":  {fromMemory("--name", "/proc/self/root/proc/self/fd/{fd}"), 0},
+		"a closed directory": {fromMemory("--fd", "7", "--name", "/proc/self/task/../fd/{fd}", "--after", "close"), 1},
+		"mount namespace": {func(t *testing.T, dir string) int {
+			return mounted(t, "mount -t tmpfs none "+dir, filepath.Join(bin, "from_memory"), "--fd", "5", "--wait")
+		}, 0},
+		"container": {func(t *testing.T, dir string) int {
+			return contained(t, ":", filepath.Join(bin, "from_memory"), "--fd", "5", "--wait")
+		}, 0},
+		"deleted": {func(t *testing.T, dir string) int {
+			lib := filepath.Join(dir, "a b", "c\nd\x1b[31m", "lib.so")
+			if err := os.MkdirAll(filepath.Dir(lib), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			copyFile(t, filepath.Join(bin, "lib.so"), lib)
+			pid := fromFile(t, dir, "--lib", lib)
+			if err := os.RemoveAll(filepath.Join(dir, "a b")); err != nil {
+				t.Fatal(err)
+			}
+			return pid
+		}, 1},
+		"replaced": {func(t *testing.T, dir string) int {
+			lib := filepath.Join(dir, "lib.so")
+			copyFile(t, filepath.Join(bin, "lib.so"), lib)
+			pid := fromFile(t, dir, "--lib", lib)
+			remove(t, lib)
+			copyFile(t, otherLibrary(t), lib)
+			return pid
+		}, 1},
+		"deleted, held": {func(t *testing.T, dir string) int { // by its other name
+			lib := filepath.Join(dir, "lib.so")
+			copyFile(t, filepath.Join(bin, "lib.so"), lib)
+			p := loaded(t, "--lib", lib, "--name", lib) // which keeps it open
+			remove(t, lib)
+			return p.PID
+		}, 0},
+		"relative, in another directory": {func(t *testing.T, dir string) int {
+			copyFile(t, filepath.Join(bin, "lib.so"), filepath.Join(dir, "lib.so"))
+			return fromFile(t, dir, "--lib", "./lib.so")
+		}, 0},
+		"root directory": {func(t *testing.T, dir string) int {
+			root := newRoot(t)
+			if err := errors.Join(os.Mkdir(filepath.Join(root, "real"), 0o755), os.Symlink("/real", filepath.Join(root, "app"))); err != nil {
+				t.Fatal(err)
+			}
+			copyFile(t, filepath.Join(bin, "lib.so"), filepath.Join(root, "real", "lib.so"))
+			return scene.Start(t, scene.Command{Path: "chroot", Args: []string{root, "/from_file", "--lib", "/app/lib.so", "--wait"}}).WaitReady()
+		}, 0},
+		"the program deleted": {func(t *testing.T, dir string) int {
+			program := filepath.Join(dir, "program")
+			copyFile(t, filepath.Join(bin, "from_file"), program)
+			p := scene.Start(t, scene.Command{Path: program, Args: []string{"--lib", filepath.Join(bin, "lib.so"), "--wait"}})
+			pid := p.WaitReady()
+			remove(t, program)
+			return pid
+		}, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
-			start := tc.start
-			if start == nil {
-				start = func(t *testing.T, args ...string) int { return loaded(t, args...).PID }
+			t.Parallel()
+			pid := tc.start(t, t.TempDir())
+			dir := filepath.Join(t.TempDir(), "it's a \"folder\" \\ $HOME é")
+			f := foreseenBy(t, nil, pid, "--sysroot", dir)
+			copied := 0
+			for _, e := range f.Sysroot.Entries {
+				if e.Error != "" || (e.To == "") != e.Copied {
+					t.Errorf("%+v", e)
+				}
+				if e.Copied {
+					copied++
+				}
 			}
-			pid := start(t, tc.args...)
-			dir := filepath.Join(t.TempDir(), "it's a folder")
-			f := preflight(t, exitFindings, "--sysroot", dir, strconv.Itoa(pid))
-			if f.Sysroot == nil || (len(f.Sysroot.Entries) == 1 && f.Sysroot.Entries[0].Copied) != tc.copied {
-				t.Fatalf("%+v", f.Sysroot)
+			if copied != tc.copied {
+				t.Errorf("%+v, want %d copies", f.Sysroot.Entries, tc.copied)
 			}
-			gdb := scene.StartGDB(t, scene.GDB{Args: []string{"-iex", "set sysroot " + dir, "-p", strconv.Itoa(pid)}})
+			onlyLinks(t, dir, copied)
+			gdb := scene.StartGDB(t, scene.GDB{Dir: "/", Args: wordsOf(t, f.Sysroot.Command)[1:]})
 			gdb.Expect(scene.Prompt)
-			if out := gdb.Command("info line foo"); !strings.Contains(out, `Line 1 of "lib.c"`) {
-				t.Errorf("%s\n%s", out, gdb.Command("info sharedlibrary"))
+			for _, c := range [][2]string{{"info line foo", `Line 1 of "lib.c"`}, {"info line main", `.c" starts at`}} {
+				if out := gdb.Command(c[0]); !strings.Contains(out, c[1]) {
+					t.Errorf("%s: %s\n%s", c[0], out, gdb.Command("info sharedlibrary"))
+				}
 			}
 			gdb.Send("detach")
 			gdb.Send("quit")
 			gdb.Wait()
-			// The command that is printed is one for a shell.
-			shown, err := exec.Command("sh", "-c", "set -- "+f.Sysroot.Command+`; printf '%s\n' "$@"`).Output()
-			if want := "gdb\n-iex\nset sysroot " + dir + "\n-p\n" + strconv.Itoa(pid) + "\n"; err != nil || string(shown) != want {
-				t.Errorf("%q, want %q, %v", shown, want, err)
+			if out, err := exec.Command("rm", "-r", dir+"/").CombinedOutput(); err != nil {
+				t.Errorf("rm -r: %v: %s", err, out)
 			}
-			if err := exec.Command("rm", "-r", dir).Run(); err != nil {
-				t.Errorf("rm -r: %v", err)
-			}
-			if err := syscall.Kill(pid, 0); err != nil {
-				t.Errorf("the program is gone: %v", err)
-			}
+			untraced(t, pid)
 		})
+	}
+}
+
+// wordsOf gives what a shell makes of a command.
+func wordsOf(t *testing.T, command string) []string {
+	t.Helper()
+	out, err := exec.Command("sh", "-c", "set -- "+command+`; printf '%s\0' "$@"`).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Split(strings.TrimSuffix(string(out), "\x00"), "\x00")
+}
+
+// onlyLinks checks that a sysroot has nothing in it but links, folders of its
+// own file system and so many copies, and is for its owner alone.
+func onlyLinks(t *testing.T, dir string, copies int) {
+	t.Helper()
+	top, err := os.Lstat(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if top.Mode().Perm() != 0o700 {
+		t.Errorf("%s has mode %v", dir, top.Mode())
+	}
+	err = filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		st, err := e.Info()
+		if err != nil {
+			return err
+		}
+		if st.Sys().(*syscall.Stat_t).Dev != top.Sys().(*syscall.Stat_t).Dev {
+			t.Errorf("%s is of another file system", path)
+		}
+		switch {
+		case st.Mode()&fs.ModeSymlink != 0:
+		case st.IsDir() && st.Mode().Perm() == 0o700:
+		case st.Mode().IsRegular() && st.Mode().Perm() == 0o600:
+			copies--
+		default:
+			t.Errorf("%s: %v", path, st.Mode())
+		}
+		return nil
+	})
+	if err != nil || copies != 0 {
+		t.Errorf("%v, %d copies less than expected", err, copies)
+	}
+	left, _ := filepath.Glob(filepath.Join(filepath.Dir(dir), ".whosefd-*"))
+	if len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+// A name that leaves the folder is told, and not followed.
+func TestPreflightSysrootHostile(t *testing.T) {
+	scene.Require(t, "ptrace", "root")
+	for _, name := range []string{"/../../../../../../../../proc/self/fd/{fd}", "/proc/../../../../../../../../proc/self/fd/{fd}"} {
+		p := loaded(t, "--name", name)
+		parent := t.TempDir()
+		f := preflight(t, exitFindings, "--sysroot", filepath.Join(parent, "x"), strconv.Itoa(p.PID))
+		if len(f.Sysroot.Entries) != 1 || !strings.Contains(f.Sysroot.Entries[0].Error, "leave the folder") {
+			t.Errorf("%s: %+v", name, f.Sysroot.Entries)
+		}
+		onlyLinks(t, filepath.Join(parent, "x"), 0)
+		if entries, err := os.ReadDir(parent); err != nil || len(entries) != 1 {
+			t.Errorf("%v, %v", entries, err)
+		}
+	}
+	// A longer name than a file can have, deleted: no place can be made.
+	deep := t.TempDir() + strings.Repeat("/"+strings.Repeat("x", 200), 12)
+	if err := os.MkdirAll(deep, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	copyFile(t, filepath.Join(scene.Build(t), "lib.so"), deep+"/lib.so")
+	p := scene.StartSample(t, "from_file", "--lib", deep+"/lib.so", "--wait")
+	p.WaitReady()
+	if err := os.Remove(deep + "/lib.so"); err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(t.TempDir(), "x")
+	if f := preflight(t, exitFindings, "--sysroot", dir, strconv.Itoa(p.PID)); len(f.Sysroot.Entries) != 1 || !f.Sysroot.Entries[0].Copied {
+		t.Errorf("%+v", f.Sysroot.Entries)
+	}
+	if out, err := exec.Command("rm", "-r", dir).CombinedOutput(); err != nil {
+		t.Errorf("%v: %s", err, out)
+	}
+}
+
+// As an ordinary user: what is open can be linked, what is closed cannot be
+// copied, and that is said.
+func TestPreflightSysrootOrdinary(t *testing.T) {
+	scene.Require(t, "ptrace", "root", "setpriv")
+	bin, err := os.MkdirTemp("", "whosefd-public-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(bin) })
+	if err := errors.Join(os.Chmod(bin, 0o755), os.Mkdir(bin+"/theirs", 0o700), os.Chown(bin+"/theirs", 65534, 65534)); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"from_memory", "lib.so"} {
+		copyFile(t, filepath.Join(scene.Build(t), name), filepath.Join(bin, name))
+		if err := os.Chmod(filepath.Join(bin, name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for after, want := range map[string]string{"keep": "", "close": "operation not permitted; root may"} {
+		own := slices.Concat(asUserNobody, []string{bin + "/from_memory", "--after", after, "--wait"})
+		p := scene.Start(t, scene.Command{Path: own[0], Args: own[1:], Dir: "/"})
+		p.WaitReady()
+		f := foreseenBy(t, asUserNobody, p.PID, "--sysroot", bin+"/theirs/"+after)
+		switch {
+		case want == "" && len(f.Sysroot.Entries) == 0:
+		case len(f.Sysroot.Entries) == 1 && want != "" && strings.Contains(f.Sysroot.Entries[0].Error, want):
+		default:
+			t.Errorf("%s: %+v", after, f.Sysroot.Entries)
+		}
 	}
 }
 
@@ -499,4 +691,26 @@ func TestPreflightTrouble(t *testing.T) {
 			t.Errorf("%v: exit code %d, %q %q", tc.args, code, out, stderr)
 		}
 	}
+}
+
+// A library in a file system that never answers is not waited for, and what it is
+// cannot be known.
+func TestPreflightFUSE(t *testing.T) {
+	scene.Require(t, "ptrace", "root", "fuse")
+	bin := scene.Build(t)
+	served := scene.MountFUSE(t, filepath.Join(bin, "lib.so"))
+	p := scene.StartSample(t, "from_file", "--lib", served.Path("lib.so"), "--wait")
+	p.WaitReady()
+	t.Cleanup(served.Close)
+	served.Hang()
+	pid, dir := strconv.Itoa(p.PID), t.TempDir()
+	out, stderr, code := startWhosefd(t, "preflight", pid).endsSoon(t)
+	if code != exitTrouble || !strings.HasPrefix(out, "unknown: ") || !strings.Contains(strings.Join(strings.Fields(out), " "), "its file system does not answer") {
+		t.Errorf("exit code %d: %s%s", code, out, stderr)
+	}
+	out, stderr, _ = startWhosefd(t, "preflight", pid, "--sysroot", dir+"/x").endsSoon(t)
+	if !strings.Contains(out, served.Path("lib.so")+" there is not right") {
+		t.Errorf("%s%s", out, stderr)
+	}
+	onlyLinks(t, dir+"/x", 0)
 }
