@@ -23,6 +23,12 @@ type Machine interface {
 	SetRegisters(tid event.TID, regs *unix.PtraceRegs) error
 	Read(tid event.TID, addr uint64, buf []byte) (int, error)
 	Write(tid event.TID, addr uint64, buf []byte) error
+	// RegisterSet reads a set of registers by its NT_* number (linux/elf.h).
+	RegisterSet(tid event.TID, set uintptr, buf []byte) error
+	// SignalMask is the set of signals that a stopped thread blocks.
+	SignalMask(tid event.TID) (uint64, error)
+	// Code gives the bounds of the mapping that holds the instruction at addr.
+	Code(tid event.TID, addr uint64) (start, end uint64, err error)
 }
 
 // Linux is the real [Machine].
@@ -56,6 +62,7 @@ type Thread struct {
 	dirty   bool
 	// running: a call that was made has not ended in time, and goes on.
 	running bool
+	back    *wayBack // nil without
 }
 
 // within is how long a call that cannot block may take.
@@ -84,6 +91,7 @@ func Begin(m Machine, tid event.TID, deliver unix.Signal, want ptrace.Call) (*Th
 	if deliver != 0 {
 		t.held = append(t.held, deliver)
 	}
+	t.prepare()
 	return t, nil
 }
 
@@ -99,7 +107,12 @@ func (t *Thread) Call(nr uint64, args ...uint64) (int64, error) {
 	regs := t.saved
 	var six [6]uint64
 	copy(six[:], args)
-	ptrace.SetCall(&regs, t.instruction(), nr, six)
+	ip := t.instruction()
+	if t.back != nil {
+		ip = t.back.call
+		setStack(&regs, t.back.sp)
+	}
+	ptrace.SetCall(&regs, ip, nr, six)
 	if !t.dirty {
 		t.dirty, t.since = true, time.Now()
 	}
@@ -126,7 +139,11 @@ func (t *Thread) Call(nr uint64, args ...uint64) (int64, error) {
 // CallPath makes a system call with a name among its arguments; place is the
 // index of that argument.
 func (t *Thread) CallPath(nr uint64, path string, place int, args ...uint64) (int64, error) {
-	addr, restore, err := Scratch(t.m, t.tid, ptrace.SP(&t.saved), append([]byte(path), 0))
+	sp := ptrace.SP(&t.saved)
+	if t.back != nil {
+		sp = (sp - ptrace.RedZone - frameRoom) &^ 63
+	}
+	addr, restore, err := Scratch(t.m, t.tid, sp, append([]byte(path), 0))
 	if err != nil {
 		return 0, err
 	}
@@ -139,14 +156,20 @@ func (t *Thread) CallPath(nr uint64, path string, place int, args ...uint64) (in
 // gives its address and what puts the memory back.
 func Scratch(m Machine, tid event.TID, sp uint64, data []byte) (addr uint64, restore func() error, err error) {
 	addr = (sp - ptrace.RedZone - uint64(len(data))) &^ 15
+	restore, err = scratchAt(m, tid, addr, data)
+	return addr, restore, err
+}
+
+// scratchAt is Scratch at an address.
+func scratchAt(m Machine, tid event.TID, addr uint64, data []byte) (restore func() error, err error) {
 	old := make([]byte, len(data))
 	if n, err := m.Read(tid, addr, old); err != nil || n != len(old) {
-		return 0, nil, fmt.Errorf("no room below the stack of thread %d", tid)
+		return nil, fmt.Errorf("no room below the stack of thread %d", tid)
 	}
 	if err := m.Write(tid, addr, data); err != nil {
-		return 0, nil, fmt.Errorf("write below the stack of thread %d: %w", tid, err)
+		return nil, fmt.Errorf("write below the stack of thread %d: %w", tid, err)
 	}
-	return addr, func() error {
+	return func() error {
 		if err := m.Write(tid, addr, old); err != nil {
 			return fmt.Errorf("restore memory below the stack of thread %d: %w", tid, err)
 		}
@@ -184,10 +207,19 @@ func (t *Thread) to(want ptrace.Op) error {
 	}
 }
 
-// stop breaks off a call that has not ended in time. It waits for as long as
-// that takes: a thread must not go on with registers that are not its own.
+// ErrStuck says that a call of ours has not ended and cannot be broken off, as
+// one to a file system that does not answer (state D). The thread goes back to
+// its own call by itself when that ends.
+var ErrStuck = errors.New("a call that was made in the thread does not end: a file system does not answer; when it does, the thread goes back to its own call")
+
+// stop breaks off a call that has not ended in time. A thread that would not
+// find back by itself is waited for, as long as that takes: it must not go on
+// with registers that are not its own.
 func (t *Thread) stop() error {
-	for t.running {
+	for tries := 0; t.running; tries++ {
+		if tries > 0 && t.back != nil {
+			return fmt.Errorf("thread %d: %w", t.tid, ErrStuck)
+		}
 		if err := t.m.Interrupt(t.tid); err != nil {
 			return fmt.Errorf("interrupt thread %d: %w", t.tid, err)
 		}
@@ -213,18 +245,23 @@ func (t *Thread) stop() error {
 // or detached without a signal.
 func (t *Thread) End() error {
 	if !t.dirty {
-		return t.release()
+		return errors.Join(t.unprepare(), t.release())
 	}
 	if err := t.stop(); err != nil {
 		return err
+	}
+	// The interrupt first: if we are gone right after the registers are back,
+	// its mark still makes the kernel restart the call.
+	if err := t.m.Interrupt(t.tid); err != nil {
+		return fmt.Errorf("interrupt thread %d: %w", t.tid, err)
 	}
 	if err := t.m.SetRegisters(t.tid, &t.saved); err != nil {
 		return fmt.Errorf("restore registers of thread %d: %w", t.tid, err)
 	}
 	t.dirty = false
 	t.Changed += time.Since(t.since)
-	if err := t.m.Interrupt(t.tid); err != nil {
-		return fmt.Errorf("interrupt thread %d: %w", t.tid, err)
+	if err := t.unprepare(); err != nil {
+		return err
 	}
 	if err := t.m.Resume(t.tid, ptrace.ToSyscall, 0); err != nil {
 		return fmt.Errorf("resume thread %d: %w", t.tid, err)

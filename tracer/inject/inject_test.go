@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -65,15 +66,37 @@ type program struct {
 	fd  int
 }
 
+// build compiles the program, for all tests once.
+var build = sync.OnceValues(func() (bin string, err error) {
+	src := filepath.Join(folder, "blocked.c")
+	if err := os.WriteFile(src, []byte(blocked), 0o600); err != nil {
+		return "", err
+	}
+	bin = filepath.Join(folder, "blocked")
+	if out, err := exec.Command("gcc", "-O1", "-o", bin, src).CombinedOutput(); err != nil {
+		return "", fmt.Errorf("gcc: %w\n%s", err, out)
+	}
+	return bin, nil
+})
+
+// folder is where it lies.
+var folder string
+
+func TestMain(m *testing.M) {
+	var err error
+	if folder, err = os.MkdirTemp("", "whosefd-inject-"); err != nil {
+		panic(err)
+	}
+	code := m.Run()
+	_ = os.RemoveAll(folder)
+	os.Exit(code)
+}
+
 func start(t *testing.T, args ...string) *program {
 	t.Helper()
-	bin := filepath.Join(t.TempDir(), "blocked")
-	src := bin + ".c"
-	if err := os.WriteFile(src, []byte(blocked), 0o600); err != nil {
+	bin, err := build()
+	if err != nil {
 		t.Fatal(err)
-	}
-	if out, err := exec.Command("gcc", "-O1", "-o", bin, src).CombinedOutput(); err != nil {
-		t.Fatalf("gcc: %v\n%s", err, out)
 	}
 	p := &program{Cmd: exec.Command(bin, args...)}
 	pipe, err := p.StdoutPipe()

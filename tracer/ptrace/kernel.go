@@ -20,6 +20,7 @@ type Linux struct{}
 // linux/ptrace.h; not in x/sys for every architecture.
 const (
 	ptraceGetSyscallInfo = 0x420e
+	ptraceGetSigmask     = 0x420a
 	ntPrstatus           = 1 // linux/elf.h: the general registers
 )
 
@@ -114,6 +115,23 @@ func (Linux) SetRegisters(tid event.TID, regs *unix.PtraceRegs) error {
 	err := ptraceData(unix.PTRACE_SETREGSET, tid, ntPrstatus, unsafe.Pointer(&iov))
 	runtime.KeepAlive(regs)
 	return err
+}
+
+// RegisterSet reads a set of registers of a stopped thread by its NT_* number
+// (linux/elf.h); buf must have room for all of it, or gets the beginning.
+func (Linux) RegisterSet(tid event.TID, set uintptr, buf []byte) error {
+	iov := unix.Iovec{Base: &buf[0]}
+	iov.SetLen(len(buf))
+	err := ptraceData(unix.PTRACE_GETREGSET, tid, set, unsafe.Pointer(&iov))
+	runtime.KeepAlive(buf)
+	return err
+}
+
+// SignalMask is the set of signals that a stopped thread blocks.
+func (Linux) SignalMask(tid event.TID) (uint64, error) {
+	var mask uint64
+	err := ptraceData(ptraceGetSigmask, tid, unsafe.Sizeof(mask), unsafe.Pointer(&mask))
+	return mask, err
 }
 
 // Interrupted implements [Kernel]. A call that returns EINTR to its caller

@@ -1,0 +1,121 @@
+package inject
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"whosefd/tracer/event"
+	"whosefd/tracer/ptrace"
+)
+
+// dying is a kernel that ends its thread at a request, as SIGKILL does: nothing
+// is put back.
+type dying struct {
+	Linux
+	left *int
+}
+
+func (d dying) step() {
+	if *d.left--; *d.left < 0 {
+		panic("killed")
+	}
+}
+
+func (d dying) Resume(tid event.TID, how ptrace.How, sig unix.Signal) error {
+	d.step()
+	err := d.Linux.Resume(tid, how, sig)
+	d.step()
+	return err
+}
+
+func (d dying) Interrupt(tid event.TID) error {
+	d.step()
+	return d.Linux.Interrupt(tid)
+}
+
+func (d dying) SetRegisters(tid event.TID, regs *unix.PtraceRegs) error {
+	d.step()
+	return d.Linux.SetRegisters(tid, regs)
+}
+
+func (d dying) Write(tid event.TID, addr uint64, buf []byte) error {
+	d.step()
+	return d.Linux.Write(tid, addr, buf)
+}
+
+func (d dying) SyscallInfo(tid event.TID, info *ptrace.SyscallInfo) error {
+	d.step()
+	return d.Linux.SyscallInfo(tid, info)
+}
+
+// Wherever we end in the middle of calls, the thread goes back to its own, with
+// its own registers and signals.
+func TestKilledInside(t *testing.T) {
+	if runtime.GOARCH != "amd64" {
+		t.Skip("no way back on " + runtime.GOARCH)
+	}
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, []byte("right"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for step := 0; ; step++ {
+		left := step
+		m := dying{left: &left}
+		p := start(t)
+		err := ptrace.OnTracerThread(func() error {
+			tid := event.TID(p.Process.Pid)
+			if err := errors.Join(m.Linux.Seize(tid, ptrace.Options), m.Linux.Interrupt(tid)); err != nil {
+				return err
+			}
+			stop, err := ptrace.AwaitStop(m.Linux, tid, within)
+			if err != nil {
+				return err
+			}
+			th, err := Begin(m, tid, stop.Signal, ptrace.Call{Nr: unix.SYS_READ, Args: [6]uint64{uint64(p.fd)}})
+			if err != nil {
+				return err
+			}
+			at := int64(-100)
+			fd, err := th.CallPath(unix.SYS_OPENAT, file, 1, uint64(at), 0, unix.O_RDONLY|unix.O_CLOEXEC)
+			if err != nil {
+				return fmt.Errorf("openat: %w", err)
+			}
+			if _, err := th.Call(unix.SYS_CLOSE, uint64(fd)); err != nil {
+				return fmt.Errorf("close: %w", err)
+			}
+			return errors.Join(th.End(), m.Detach(tid, 0))
+		})
+		if err != nil && !strings.Contains(err.Error(), "killed") {
+			t.Fatalf("step %d: %v", step, err)
+		}
+		if err := unix.Kill(p.Process.Pid, unix.SIGUSR1); err != nil {
+			t.Fatal(err)
+		}
+		w, werr := os.OpenFile(fmt.Sprintf("/proc/%d/fd/%d", p.Process.Pid, p.fd+1), os.O_WRONLY, 0)
+		if werr != nil {
+			t.Fatalf("step %d: %v", step, werr)
+		}
+		_, werr = w.WriteString("late")
+		if err := errors.Join(werr, w.Close()); err != nil {
+			t.Fatal(err)
+		}
+		rest, _ := io.ReadAll(p.out)
+		if got, want := strings.TrimSpace(string(rest)), "n=4 errno=0 got=10 buf=late"; got != want {
+			t.Errorf("step %d: got %q, want %q", step, got, want)
+		}
+		if err == nil {
+			if step < 20 {
+				t.Errorf("all was done in %d steps", step)
+			}
+			return
+		}
+	}
+}
