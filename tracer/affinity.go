@@ -3,6 +3,7 @@ package tracer
 import (
 	"bufio"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -193,7 +194,7 @@ func KeepAffinity(r io.Reader) {
 
 // StartKeeper starts the keeper as a process: this program, which must call
 // [KeepAffinity] on its standard input when its only argument is KeeperArg.
-func StartKeeper() (io.WriteCloser, error) {
+func StartKeeper() (*Keeper, error) {
 	r, w, err := os.Pipe()
 	if err != nil {
 		return nil, err
@@ -211,26 +212,27 @@ func StartKeeper() (io.WriteCloser, error) {
 		_ = w.Close()
 		return nil, fmt.Errorf("start the keeper of CPU masks: %w", err)
 	}
-	return &keeperProcess{w, p}, nil
+	return &Keeper{w, p}, nil
 }
 
 // KeeperArg is the argument that makes this program the keeper.
 const KeeperArg = "__keep-affinity"
 
-type keeperProcess struct {
-	*os.File
+// Keeper is a keeper that runs; what is written to it goes to [KeepAffinity].
+type Keeper struct {
+	w *os.File
 	p *os.Process
 }
 
-// Close tells the keeper that all masks are back.
-func (k *keeperProcess) Close() error {
-	_, err := io.WriteString(k.File, "done\n")
-	if closeErr := k.File.Close(); err == nil {
-		err = closeErr
+func (k *Keeper) Write(b []byte) (int, error) { return k.w.Write(b) }
+
+// End ends the keeper, and returns when it has done its work: none if all masks
+// are back, else it puts them back first.
+func (k *Keeper) End(allBack bool) (err error) {
+	if allBack {
+		_, err = io.WriteString(k.w, "done\n")
 	}
+	err = errors.Join(err, k.w.Close())
 	_, waitErr := k.p.Wait()
-	if err == nil {
-		err = waitErr
-	}
-	return err
+	return errors.Join(err, waitErr)
 }

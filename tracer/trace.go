@@ -49,6 +49,16 @@ type TraceOptions struct {
 	Emit func(event.Event) error
 }
 
+// InternalError is a panic of ours, to be reported with its stack.
+type InternalError = ptrace.InternalError
+
+// AsError is deferred, and makes a panic an [InternalError].
+func AsError(err *error) {
+	if p := recover(); p != nil {
+		*err = errors.Join(*err, ptrace.NewInternalError(p))
+	}
+}
+
 // Outcome says how a trace ended.
 type Outcome struct {
 	PID event.PID
@@ -142,10 +152,13 @@ func (t *session) emit(ev event.Event) {
 	if t.emitErr != nil {
 		return
 	}
+	t.emitErr = errPanicked // if it does, it is not called again
 	if t.emitErr = t.o.Emit(ev); t.emitErr != nil {
 		t.loop.Stop() // on the loop's own thread: seen before the next wait
 	}
 }
+
+var errPanicked = errors.New("the one who takes the events has failed")
 
 // liveThreads gives the threads that can be seized: a leader that has ended
 // before its other threads stays as a zombie.

@@ -89,7 +89,7 @@ func (a *app) runGuard(ctx context.Context, f *follow, g tracer.GuardOptions, ve
 	ctx, signalled := untilSignal(ctx, g.PID == 0)
 	done := f.keeper(&g.TraceOptions)
 	out, err := tracer.Guard(ctx, g)
-	done()
+	done(err)
 	sig := signalled()
 	if err = errors.Join(err, rec.end(attached)); err != nil {
 		return err

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -40,6 +41,10 @@ func main() {
 		procview.AnswerAsker()
 		return
 	}
+	if err := enoughDescriptors(); err != nil {
+		fmt.Fprintln(os.Stderr, "whosefd:", err)
+		os.Exit(exitTrouble)
+	}
 	view := procview.New("/proc")
 	view.Asker = procview.NewAsker()
 	a := &app{
@@ -49,6 +54,37 @@ func main() {
 		terminal: terminalWidth,
 	}
 	os.Exit(a.run(context.Background(), os.Args[1:]))
+}
+
+// atLeast is how many descriptors must be free: enough for the Go runtime's
+// poller, which ends the program with a dump if it gets none, and for files.
+const atLeast = 8
+
+// enoughDescriptors fails with one clear line where the limit of open files
+// (getrlimit(2), RLIMIT_NOFILE) leaves no room to work in.
+func enoughDescriptors() error {
+	var got []int
+	release := func() {
+		for _, fd := range got {
+			_ = syscall.Close(fd) // opened to read nothing
+		}
+		got = nil
+	}
+	defer release()
+	for range atLeast {
+		fd, err := syscall.Open(os.DevNull, syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
+		if err != nil {
+			return fmt.Errorf("open %s: %w: whosefd needs at least %d free descriptors (ulimit -n)", os.DevNull, err, atLeast)
+		}
+		got = append(got, fd)
+	}
+	// The poller is made with the first pipe, while there is room.
+	release()
+	r, w, err := os.Pipe()
+	if err != nil {
+		return fmt.Errorf("make a pipe: %w", err)
+	}
+	return errors.Join(r.Close(), w.Close())
 }
 
 // terminalWidth is the width of the terminal that f is, in columns; 0 if it is none.
@@ -82,11 +118,18 @@ func (a *app) run(ctx context.Context, args []string) int {
 		return exitNothing // nothing of ours completes that, and cobra would print it as it stands
 	}
 	root.SetArgs(args)
-	err := root.ExecuteContext(ctx)
+	err := func() (err error) {
+		defer tracer.AsError(&err)
+		return root.ExecuteContext(ctx)
+	}()
 	var e exit
+	var internal *tracer.InternalError
 	switch {
 	case err == nil:
 		return exitNothing
+	case errors.As(err, &internal):
+		a.reportable(err, internal)
+		return exitTrouble
 	case errors.As(err, &e):
 		if e.signal != 0 {
 			dieBy(e.signal)
@@ -95,5 +138,15 @@ func (a *app) run(ctx context.Context, args []string) int {
 	default:
 		fmt.Fprintf(a.err, "whosefd: %s\n", report.Clean(err.Error()))
 		return exitTrouble
+	}
+}
+
+// reportable prints an error that is a mistake of ours: a line that says so, and
+// what a report of it needs.
+func (a *app) reportable(err error, internal *tracer.InternalError) {
+	fmt.Fprintf(a.err, "whosefd: %s: this is a mistake in whosefd; please report it, with what follows\n", report.Clean(err.Error()))
+	fmt.Fprintf(a.err, "%s, %s, %s\n", report.Clean(tool()), runtime.Version(), runtime.GOARCH)
+	for line := range strings.Lines(string(internal.Stack)) {
+		fmt.Fprintln(a.err, report.Clean(strings.ReplaceAll(strings.TrimSuffix(line, "\n"), "\t", "    ")))
 	}
 }

@@ -187,7 +187,10 @@ func (r *repairCmd) carryOut(ctx context.Context, pid event.PID, plan *analyze.P
 			}
 			// The loop goes on in this thread's place; the report must not wait for it.
 			go func() {
-				err := r.report(ctx, pid, res, tasks, reads, true)
+				err := func() (err error) {
+					defer tracer.AsError(&err) // a panic here would kill the guard too
+					return r.report(ctx, pid, res, tasks, reads, true)
+				}()
 				if err != nil {
 					leave() // it did not come to what there is to guard
 				}

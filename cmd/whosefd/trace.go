@@ -89,17 +89,18 @@ func (f *follow) outcome(o *tracer.TraceOptions, out tracer.Outcome, sig os.Sign
 }
 
 // keeper starts what gives the CPU masks back if we are killed, unless masks
-// are to be left alone. The function that it gives ends it.
-func (f *follow) keeper(o *tracer.TraceOptions) func() {
+// are to be left alone. The function that it gives ends it, and is told how the
+// trace ended.
+func (f *follow) keeper(o *tracer.TraceOptions) func(error) {
 	if f.cpu == "off" {
-		return func() {}
+		return func(error) {}
 	}
 	k, err := tracer.StartKeeper()
 	if err != nil {
-		return func() {} // slower, and all right
+		return func(error) {} // slower, and all right
 	}
 	o.Keeper = k
-	return func() { _ = k.Close() }
+	return func(err error) { _ = k.End(err == nil) }
 }
 
 func (a *app) trace() *cobra.Command {
@@ -170,7 +171,7 @@ func (a *app) runTrace(ctx context.Context, f *follow, o tracer.TraceOptions, fi
 	ctx, signalled := untilSignal(ctx, o.PID == 0)
 	done := f.keeper(&o)
 	out, err := tracer.Trace(ctx, o)
-	done()
+	done(err)
 	sig := signalled()
 	if err = errors.Join(err, rec.end(attached)); err != nil {
 		return err

@@ -226,15 +226,10 @@ func onOwnThread(f func() error, done chan<- error) {
 		runtime.UnlockOSThread()
 		return
 	}
-	var err error
-	defer func() {
-		if p := recover(); p != nil {
-			stack := make([]byte, 8<<10)
-			err = fmt.Errorf("internal error: %v\n%s", p, stack[:runtime.Stack(stack, false)])
-		}
-		done <- err
+	done <- func() (err error) {
+		defer AsError(&err)
+		return f()
 	}()
-	err = f()
 }
 
 // wakeSignal interrupts a blocking wait. A real-time signal that Go's runtime

@@ -104,6 +104,15 @@ func (l *Loop) Stop() { l.stopped.Store(true) }
 func (l *Loop) Attach(pid event.PID) error {
 	l.pid = pid
 	l.threads = map[event.TID]*Thread{}
+	err := l.attach(pid)
+	if err != nil && len(l.threads) > 0 {
+		err = errors.Join(err, l.DetachAll())
+	}
+	return err
+}
+
+func (l *Loop) attach(pid event.PID) (err error) {
+	defer AsError(&err)
 	tasks, err := l.ListTasks(pid)
 	if err != nil {
 		return fmt.Errorf("attach to pid %d: %w", pid, err)
@@ -121,12 +130,12 @@ func (l *Loop) Attach(pid event.PID) error {
 				l.threads[tid] = &Thread{TID: tid, PID: pid}
 				found = true
 				if err := l.Kernel.Interrupt(tid); err != nil && !errors.Is(err, unix.ESRCH) {
-					return errors.Join(fmt.Errorf("interrupt thread %d: %w", tid, err), l.DetachAll())
+					return fmt.Errorf("interrupt thread %d: %w", tid, err)
 				}
 			case errors.Is(err, unix.ESRCH): // it ended meanwhile
 			case errors.Is(err, unix.EPERM) && len(l.threads) > 0 && l.isOurs(tid):
 			default:
-				return errors.Join(fmt.Errorf("attach to thread %d of pid %d: %w", tid, pid, err), l.DetachAll())
+				return fmt.Errorf("attach to thread %d of pid %d: %w", tid, pid, err)
 			}
 		}
 		if found {
@@ -158,34 +167,37 @@ func (l *Loop) Adopt(pid event.PID) error {
 	l.pid = pid
 	t := &Thread{TID: event.TID(pid), PID: pid, began: true}
 	l.threads = map[event.TID]*Thread{t.TID: t}
-	l.Handler.Begin(t, nil)
+	t.stopped = true
+	if err := safely(func() { l.Handler.Begin(t, nil) }); err != nil {
+		return errors.Join(err, l.DetachAll())
+	}
 	if err := l.Kernel.Resume(t.TID, ToSyscall, 0); err != nil {
 		return fmt.Errorf("resume pid %d: %w", pid, err)
 	}
+	t.stopped = false
+	return nil
+}
+
+// safely makes a panic of f an error.
+func safely(f func()) (err error) {
+	defer AsError(&err)
+	f()
 	return nil
 }
 
 // Run follows the threads until the process ends, Stop is called, or ptrace
-// fails; in the last two cases it detaches. A panic of the handler detaches too
-// and goes on.
-func (l *Loop) Run() (res Result, err error) {
-	finished := false
-	defer func() {
-		if !finished { // a panic passes through
-			err = l.DetachAll()
-		}
-	}()
-	err = l.run()
-	if err == nil && l.stopped.Load() && len(l.threads) > 0 {
-		err = l.DetachAll()
-	} else if err != nil {
+// fails; in the last two cases it detaches. A panic of the handler is a failure
+// too, an [InternalError].
+func (l *Loop) Run() (Result, error) {
+	err := l.run()
+	if err != nil || l.stopped.Load() && len(l.threads) > 0 {
 		err = errors.Join(err, l.DetachAll())
 	}
-	finished = true
 	return l.result, err
 }
 
-func (l *Loop) run() error {
+func (l *Loop) run() (err error) {
+	defer AsError(&err)
 	for len(l.threads) > 0 {
 		if l.stopped.Load() {
 			return nil
@@ -418,18 +430,13 @@ const detachWithin = 2 * time.Second
 func (l *Loop) DetachAll() error {
 	var errs []error
 	for tid, t := range l.threads {
-		var err error
-		if t.stopped {
-			err = l.detach(tid, t.Deliver)
-		} else if err = gone(l.Kernel.Interrupt(tid)); err != nil {
-			err = fmt.Errorf("interrupt thread %d: %w", tid, err)
-		}
-		if err != nil {
+		if err := l.beginDetach(tid, t); err != nil {
 			errs = append(errs, err)
 		}
 	}
 	l.stopped.Store(true)
-	l.pollWith(func() bool { return len(l.threads) == 0 }, detachWithin, func(tid event.TID, s Stop) error {
+	l.pollWith(func() bool { return len(l.threads) == 0 }, detachWithin, func(tid event.TID, s Stop) (err error) {
+		defer AsError(&err)
 		if s.Kind == Exited || s.Kind == Killed {
 			l.ended(tid, s)
 			return nil
@@ -451,6 +458,18 @@ func (l *Loop) DetachAll() error {
 	return errors.Join(errs...)
 }
 
+// beginDetach lets go of a thread that is stopped, and interrupts one that runs.
+func (l *Loop) beginDetach(tid event.TID, t *Thread) (err error) {
+	defer AsError(&err)
+	if t.stopped {
+		return l.detach(tid, t.Deliver)
+	}
+	if err := gone(l.Kernel.Interrupt(tid)); err != nil {
+		return fmt.Errorf("interrupt thread %d: %w", tid, err)
+	}
+	return nil
+}
+
 // hideInterrupt keeps the interrupt that stopped a thread, or may just have been
 // on its way, from being seen as EINTR.
 func (l *Loop) hideInterrupt(tid event.TID) error {
@@ -464,20 +483,20 @@ func (l *Loop) hideInterrupt(tid event.TID) error {
 	return err
 }
 
-// detach lets go of a stopped thread with a signal.
-func (l *Loop) detach(tid event.TID, sig unix.Signal) error {
+// detach lets go of a stopped thread with a signal, whatever the handler does.
+func (l *Loop) detach(tid event.TID, sig unix.Signal) (left error) {
 	t := l.threads[tid]
 	if t != nil {
 		if err := l.hideInterrupt(tid); err != nil {
 			return gone(err)
 		}
-		l.Handler.Leave(t)
+		left = safely(func() { l.Handler.Leave(t) })
 		delete(l.threads, tid)
 	}
 	if err := gone(l.Kernel.Detach(tid, sig)); err != nil {
-		return fmt.Errorf("detach from thread %d: %w", tid, err)
+		return errors.Join(left, fmt.Errorf("detach from thread %d: %w", tid, err))
 	}
-	return nil
+	return left
 }
 
 // poll handles stops without blocking until done or the time is over.

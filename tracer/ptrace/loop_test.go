@@ -19,6 +19,7 @@ type fake struct {
 	script []step
 	log    []string
 	fail   map[string]error // request as in the log, to its error; used up
+	panic  string           // entries of the log to panic at
 	tasks  map[event.TID]event.PID
 	cur    step
 }
@@ -37,6 +38,9 @@ type step struct {
 func (f *fake) request(format string, args ...any) error {
 	s := fmt.Sprintf(format, args...)
 	f.log = append(f.log, s)
+	if slices.Contains(strings.Split(f.panic, ", "), s) {
+		panic("injected")
+	}
 	if err, ok := f.fail[s]; ok {
 		delete(f.fail, s)
 		return err
@@ -80,16 +84,12 @@ func (f *fake) Wait(_ event.TID, block bool) (event.TID, unix.WaitStatus, error)
 
 // told is a handler that writes what it is told into the same log.
 type told struct {
-	f     *fake
-	panic string // the entry to panic at
+	f *fake
 }
 
 func (h told) say(format string, args ...any) {
 	s := fmt.Sprintf(format, args...)
-	h.f.log = append(h.f.log, s)
-	if s == h.panic {
-		panic("injected")
-	}
+	_ = h.f.request("%s", s)
 }
 func (h told) Begin(t *Thread, in *Call) {
 	if in != nil {
@@ -318,10 +318,51 @@ func TestLoop(t *testing.T) {
 			err:    "wait for pid 10",
 		},
 		{
-			name:   "a handler that panics: detached, and the panic goes on",
+			name:   "a handler that panics",
 			script: func(*Loop) []step { return []step{trap(10), entry(10, 2)} },
 			panic:  "ENTER 10 2",
-			want:   "seize 10; interrupt 10; BEGIN 10; syscall 10 0; ENTER 10 2; redo 10; LEAVE 10; detach 10 0; PANIC",
+			want:   "seize 10; interrupt 10; BEGIN 10; syscall 10 0; ENTER 10 2; redo 10; LEAVE 10; detach 10 0",
+			err:    "internal error: injected",
+		},
+		{
+			name:   "attach: a handler that panics at the first stop of one of two threads",
+			tasks:  map[event.TID]event.PID{10: 10, 11: 10},
+			script: func(*Loop) []step { return []step{trap(11), trap(10)} },
+			panic:  "BEGIN 11",
+			want:   "seize 10; interrupt 10; seize 11; interrupt 11; BEGIN 11; LEAVE 11; detach 11 0; interrupt 10; LEAVE 10; detach 10 0",
+			err:    "internal error: injected",
+		},
+		{
+			name: "a handler that panics again as it is told to leave",
+			script: func(l *Loop) []step {
+				return []step{trap(10), {tid: 10, status: syscallStatus, info: SyscallInfo{Op: OpEntry, Nr: 2}, do: l.Stop}, trap(10)}
+			},
+			panic: "ENTER 10 2, LEAVE 10",
+			want:  "seize 10; interrupt 10; BEGIN 10; syscall 10 0; ENTER 10 2; redo 10; LEAVE 10; detach 10 0",
+			err:   "internal error: injected\ninternal error: injected",
+		},
+		{
+			name:   "a kernel that panics",
+			script: func(*Loop) []step { return []step{trap(10), entry(10, 2)} },
+			panic:  "syscall 10 0",
+			want:   "seize 10; interrupt 10; BEGIN 10; syscall 10 0; LEAVE 10; detach 10 0",
+			err:    "internal error: injected",
+		},
+		{
+			name:   "attach: a kernel that panics as one of two threads is let go",
+			tasks:  map[event.TID]event.PID{10: 10, 11: 10},
+			script: func(l *Loop) []step { return []step{{tid: 10, status: trapStatus, do: l.Stop}, trap(10), trap(11)} },
+			panic:  "detach 10 0",
+			want:   "seize 10; interrupt 10; seize 11; interrupt 11; BEGIN 10; syscall 10 0; interrupt 10; interrupt 11; LEAVE 10; detach 10 0; LEAVE 11; detach 11 0",
+			err:    "internal error: injected",
+		},
+		{
+			name:   "attach: a kernel that panics",
+			tasks:  map[event.TID]event.PID{10: 10, 11: 10},
+			script: func(*Loop) []step { return []step{trap(10)} },
+			panic:  "seize 11",
+			want:   "seize 10; interrupt 10; seize 11; interrupt 10; LEAVE 10; detach 10 0",
+			err:    "internal error: injected",
 		},
 		{
 			name:  "attach: a thread that is refused lets the others go",
@@ -358,11 +399,11 @@ func TestLoop(t *testing.T) {
 	}
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
-			f := &fake{fail: tc.fail, tasks: tc.tasks}
+			f := &fake{fail: tc.fail, panic: tc.panic, tasks: tc.tasks}
 			if f.tasks == nil {
 				f.tasks = map[event.TID]event.PID{10: 10}
 			}
-			h := told{f: f, panic: tc.panic}
+			h := told{f: f}
 			l := &Loop{Kernel: f, Handler: h,
 				TGID: func(tid event.TID) (event.PID, error) {
 					if pid, ok := f.tasks[tid]; ok {
@@ -388,11 +429,6 @@ func TestLoop(t *testing.T) {
 				f.script = tc.script(l)
 			}
 			res, err := func() (res Result, err error) {
-				defer func() {
-					if p := recover(); p != nil {
-						h.say("PANIC")
-					}
-				}()
 				if err := l.Attach(10); err != nil {
 					return Result{}, err
 				}
@@ -402,6 +438,9 @@ func TestLoop(t *testing.T) {
 			got := slices.Clone(f.log)
 			if strings.Contains(tc.name, "came by itself") { // the order of a map
 				slices.Sort(got[len(got)-2:])
+			} else if strings.Contains(tc.name, "two threads") {
+				slices.Sort(got)
+				slices.Sort(want)
 			}
 			if !slices.Equal(got, want) {
 				t.Errorf("log\n got %s\nwant %s", strings.Join(got, "; "), strings.Join(want, "; "))
