@@ -60,7 +60,7 @@ type Other struct {
 func (p *Preflight) Found() bool { return len(p.Names) > 0 }
 
 // likely is what gdb has behind descriptors of its own when it reads a library:
-// seen with gdb 13.1 to 18.1 on a terminal. One descriptor that it inherits
+// seen with gdb 13.1 on a terminal. One descriptor that it inherits
 // shifts the numbers from 3 on by one.
 type likely struct {
 	last   event.FD

@@ -46,6 +46,9 @@ const (
 	maxSysroot = 200_000
 	// maxCopied bounds the copies in a sysroot, all together, bytes.
 	maxCopied = 4 << 30
+	// maxDepth bounds the folders on the way to a name: each one is walked again
+	// for the next.
+	maxDepth = 128
 )
 
 // MakeSysroot makes a folder for gdb's `set sysroot`, which gdb puts before each
@@ -83,8 +86,8 @@ func MakeSysroot(ctx context.Context, v *procview.View, dir string, pid event.PI
 		return nil, err
 	}
 	b := &sysroot{ctx: ctx, view: v, pid: pid, self: self.PID, dir: temp,
-		apart: self.Namespaces["mnt"] != proc.Namespaces["mnt"],
-		taken: map[string]bool{}, copies: map[string]event.Target{}}
+		apart:   self.Namespaces["mnt"] != proc.Namespaces["mnt"],
+		folders: map[string]bool{}, taken: map[string]bool{}, copies: map[string]event.Target{}}
 	err = b.build(&proc, maps)
 	if err == nil {
 		err = ctx.Err()
@@ -137,6 +140,7 @@ type sysroot struct {
 	root      *os.Root
 	made      Sysroot
 	count     int
+	folders   map[string]bool         // names that are real folders in it
 	copied    int64                   // bytes
 	taken     map[string]bool         // names that have a place of their own
 	copies    map[string]event.Target // of those, what was copied
@@ -161,6 +165,11 @@ func (b *sysroot) build(proc *event.Process, maps []event.LinkMap) (err error) {
 		return err
 	}
 	b.program(string(proc.Exe))
+	return b.libraries(maps)
+}
+
+// libraries sees to it that all libraries are found.
+func (b *sysroot) libraries(maps []event.LinkMap) error {
 	for i := range maps {
 		if err := b.library(&maps[i]); err != nil {
 			return err
@@ -335,8 +344,11 @@ func (b *sysroot) place(lm *event.LinkMap, e *SysrootEntry) error {
 	if name == "/" {
 		return errors.New("this is no name of a file")
 	}
-	if leavesRoot(string(lm.Name)) {
+	switch {
+	case leavesRoot(string(lm.Name)):
 		return errLeaves
+	case strings.Count(string(lm.Name), "/") > maxDepth:
+		return fmt.Errorf("more than %d folders deep", maxDepth)
 	}
 	if b.taken[name] {
 		return errors.New("another file has the same name")
@@ -491,11 +503,12 @@ func (b *sysroot) straighten(name string) error {
 
 // expand makes a link to a folder a real folder, with links to what is in it.
 func (b *sysroot) expand(name string) error {
+	if b.folders[name] {
+		return b.ctx.Err()
+	}
 	at := name[1:]
 	st, err := b.root.Lstat(at)
 	switch {
-	case err == nil && st.IsDir():
-		return nil
 	case err == nil && st.Mode()&fs.ModeSymlink == 0:
 		return fmt.Errorf("%s: not a directory", name)
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
@@ -517,6 +530,7 @@ func (b *sysroot) expand(name string) error {
 	if err := b.root.Mkdir(at, 0o700); err != nil {
 		return err
 	}
+	b.folders[name] = true
 	return b.fill(at, source, names)
 }
 

@@ -374,21 +374,24 @@ func atExec(t *testing.T) int {
 func TestPreflightTouchesNothing(t *testing.T) {
 	scene.Require(t, "strace", "ptrace")
 	p := loaded(t)
-	log := filepath.Join(t.TempDir(), "log")
-	err := exec.Command("strace", "-f", "-e", "trace=ptrace,kill,tkill,tgkill,process_vm_writev", "-o", log,
-		binary(t), "preflight", strconv.Itoa(p.PID)).Run()
-	if code := err.(*exec.ExitError).ExitCode(); code != exitFindings {
-		t.Fatal(err)
-	}
-	b, err := os.ReadFile(log)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if strings.Contains(string(b), "ptrace(") || strings.Contains(string(b), "writev(") || strings.Contains(string(b), "kill("+strconv.Itoa(p.PID)) {
-		t.Errorf("%s", b)
-	}
-	if !strings.Contains(string(b), "exited with 1") {
-		t.Errorf("strace saw nothing: %s", b)
+	for _, more := range [][]string{nil, {"--sysroot", filepath.Join(t.TempDir(), "sysroot")}} {
+		log := filepath.Join(t.TempDir(), "log")
+		args := append([]string{"-f", "-e", "trace=ptrace,kill,tkill,tgkill,pidfd_send_signal,process_vm_writev", "-o", log, binary(t), "preflight", strconv.Itoa(p.PID)}, more...)
+		var ee *exec.ExitError
+		if err := exec.Command("strace", args...).Run(); !errors.As(err, &ee) || ee.ExitCode() != exitFindings {
+			t.Fatal(err)
+		}
+		b, err := os.ReadFile(log)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if pid := strconv.Itoa(p.PID); regexp.MustCompile(`ptrace\(|writev\(|pidfd_send|kill\(` + pid + `\b`).Match(b) {
+			t.Errorf("%s", b)
+		}
+		if !strings.Contains(string(b), "exited with 1") {
+			t.Errorf("strace saw nothing: %s", b)
+		}
+		untraced(t, p.PID)
 	}
 }
 
@@ -411,27 +414,29 @@ func TestPreflightSysroot(t *testing.T) {
 	for name, tc := range map[string]struct {
 		start  func(t *testing.T, dir string) (pid int)
 		copied int
+		linked int // beside what its name leads to
 	}{
-		"a pipe":             {fromMemory("--fd", "3"), 0},
-		"the memory":         {fromMemory("--fd", "14"), 0},
-		"nothing":            {fromMemory("--fd", "20"), 0},
-		"three":              {fromMemory("--fd", "4", "--copies", "3"), 0},
-		"dev-fd":             {fromMemory("--fd", "15", "--name", "dev-fd"), 0},
-		"thread-self":        {fromMemory("--name", "thread-self"), 0},
-		"a thread's number":  {fromMemory("--name", "/proc/{tid}/fd/{fd}", "--thread", "--threads", "2"), 0},
-		"closed":             {fromMemory("--after", "close"), 1},
-		"reused":             {fromMemory("--fd", "6", "--after", "reuse"), 1},
-		"relative":           {fromMemory("--name", "relative"), 0},
-		"the terminal":       {fromMemory("--fd", "0"), 0},
-		"a name of its own":  {fromMemory("--name", "/proc/self/./fd//{fd}"), 0},
-		"the folder of all":  {fromMemory("--name", "/proc/self/root/proc/self/fd/{fd}"), 0},
-		"a closed directory": {fromMemory("--fd", "7", "--name", "/proc/self/task/../fd/{fd}", "--after", "close"), 1},
+		"a pipe":             {fromMemory("--fd", "3"), 0, 0},
+		"the memory":         {fromMemory("--fd", "14"), 0, 0},
+		"nothing":            {fromMemory("--fd", "20"), 0, 0},
+		"three":              {fromMemory("--fd", "4", "--copies", "3"), 0, 0},
+		"dev-fd":             {fromMemory("--fd", "15", "--name", "dev-fd"), 0, 0},
+		"thread-self":        {fromMemory("--name", "thread-self"), 0, 0},
+		"a thread's number":  {fromMemory("--name", "/proc/{tid}/fd/{fd}", "--thread", "--threads", "2"), 0, 1}, // which has ended
+		"its number":         {fromMemory("--name", "pid"), 0, 0},
+		"closed":             {fromMemory("--after", "close"), 1, 0},
+		"reused":             {fromMemory("--fd", "6", "--after", "reuse"), 1, 0},
+		"relative":           {fromMemory("--name", "relative"), 0, 0},
+		"the terminal":       {fromMemory("--fd", "0"), 0, 0},
+		"a name of its own":  {fromMemory("--name", "/proc/self/./fd//{fd}"), 0, 0},
+		"the folder of all":  {fromMemory("--name", "/proc/self/root/proc/self/fd/{fd}"), 0, 1},
+		"a closed directory": {fromMemory("--fd", "7", "--name", "/proc/self/task/../fd/{fd}", "--after", "close"), 1, 0},
 		"mount namespace": {func(t *testing.T, dir string) int {
 			return mounted(t, "mount -t tmpfs none "+dir, filepath.Join(bin, "from_memory"), "--fd", "5", "--wait")
-		}, 0},
+		}, 0, 0},
 		"container": {func(t *testing.T, dir string) int {
 			return contained(t, ":", filepath.Join(bin, "from_memory"), "--fd", "5", "--wait")
-		}, 0},
+		}, 0, 0},
 		"deleted": {func(t *testing.T, dir string) int {
 			lib := filepath.Join(dir, "a b", "c\nd\x1b[31m", "lib.so")
 			if err := os.MkdirAll(filepath.Dir(lib), 0o755); err != nil {
@@ -443,7 +448,7 @@ func TestPreflightSysroot(t *testing.T) {
 				t.Fatal(err)
 			}
 			return pid
-		}, 1},
+		}, 1, 0},
 		"replaced": {func(t *testing.T, dir string) int {
 			lib := filepath.Join(dir, "lib.so")
 			copyFile(t, filepath.Join(bin, "lib.so"), lib)
@@ -451,18 +456,18 @@ func TestPreflightSysroot(t *testing.T) {
 			remove(t, lib)
 			copyFile(t, otherLibrary(t), lib)
 			return pid
-		}, 1},
+		}, 1, 0},
 		"deleted, held": {func(t *testing.T, dir string) int { // by its other name
 			lib := filepath.Join(dir, "lib.so")
 			copyFile(t, filepath.Join(bin, "lib.so"), lib)
 			p := loaded(t, "--lib", lib, "--name", lib) // which keeps it open
 			remove(t, lib)
 			return p.PID
-		}, 0},
+		}, 0, 1},
 		"relative, in another directory": {func(t *testing.T, dir string) int {
 			copyFile(t, filepath.Join(bin, "lib.so"), filepath.Join(dir, "lib.so"))
 			return fromFile(t, dir, "--lib", "./lib.so")
-		}, 0},
+		}, 0, 0},
 		"root directory": {func(t *testing.T, dir string) int {
 			root := newRoot(t)
 			if err := errors.Join(os.Mkdir(filepath.Join(root, "real"), 0o755), os.Symlink("/real", filepath.Join(root, "app"))); err != nil {
@@ -470,7 +475,7 @@ func TestPreflightSysroot(t *testing.T) {
 			}
 			copyFile(t, filepath.Join(bin, "lib.so"), filepath.Join(root, "real", "lib.so"))
 			return scene.Start(t, scene.Command{Path: "chroot", Args: []string{root, "/from_file", "--lib", "/app/lib.so", "--wait"}}).WaitReady()
-		}, 0},
+		}, 0, 2},
 		"the program deleted": {func(t *testing.T, dir string) int {
 			program := filepath.Join(dir, "program")
 			copyFile(t, filepath.Join(bin, "from_file"), program)
@@ -478,7 +483,7 @@ func TestPreflightSysroot(t *testing.T) {
 			pid := p.WaitReady()
 			remove(t, program)
 			return pid
-		}, 0},
+		}, 0, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -494,10 +499,14 @@ func TestPreflightSysroot(t *testing.T) {
 					copied++
 				}
 			}
-			if copied != tc.copied {
-				t.Errorf("%+v, want %d copies", f.Sysroot.Entries, tc.copied)
+			if copied != tc.copied || len(f.Sysroot.Entries) != tc.copied+tc.linked {
+				t.Errorf("%+v, want %d copies and %d links", f.Sysroot.Entries, tc.copied, tc.linked)
 			}
 			onlyLinks(t, dir, copied)
+			// What the process mounts later must be seen too.
+			if to, err := os.Readlink(dir + "/usr"); name == "mount namespace" && !strings.HasPrefix(to, fmt.Sprintf("/proc/%d/root/", pid)) {
+				t.Errorf("/usr is %q, %v", to, err)
+			}
 			gdb := scene.StartGDB(t, scene.GDB{Dir: "/", Args: wordsOf(t, f.Sysroot.Command)[1:]})
 			gdb.Expect(scene.Prompt)
 			for _, c := range [][2]string{{"info line foo", `Line 1 of "lib.c"`}, {"info line main", `.c" starts at`}} {
@@ -578,6 +587,9 @@ func TestPreflightSysrootHostile(t *testing.T) {
 			t.Errorf("%s: %+v", name, f.Sysroot.Entries)
 		}
 		onlyLinks(t, filepath.Join(parent, "x"), 0)
+		if to, err := os.Readlink(filepath.Join(parent, "x", "proc", "self")); err != nil || to != fmt.Sprintf("/proc/%d", p.PID) {
+			t.Errorf("the way of others was touched: %q, %v", to, err)
+		}
 		if entries, err := os.ReadDir(parent); err != nil || len(entries) != 1 {
 			t.Errorf("%v, %v", entries, err)
 		}

@@ -22,7 +22,7 @@ func examples() []Event {
 			Counterpart: []Counterpart{{PID: 2162, FD: Some[FD](4), Target: Target{Kind: Memfd, Dev: 1, Ino: 1026}}}},
 		&Syscall{T: 3, PID: 1, TID: 1, Name: "open", Path: "\x1b[31m\xfe\u202e\u00e9\U0001F600\"\\\n", Ret: Some[int64](-1), Errno: "ENOENT"},
 		&Descriptor{PID: 1, FD: 0, Access: "rw", Target: Target{Kind: TTY, Link: "/dev/pts/1", Dev: 24, Ino: 4}},
-		&Inferior{Process: Process{PID: 7, Comm: "x"}, TracerTID: 3},
+		&Inferior{Process: Process{PID: 7, Comm: "x"}, TracerTID: 3, Static: true, State: "t", Tracer: &Tracer{PID: 3, Comm: "g\xff"}},
 		&LinkMap{PID: 7, Addr: 0x7fff00000000, Name: "/proc/self/fd/4", Mapped: &pipe, Reachable: []Text{"/proc/7/fd/4"},
 			Resolves: []Resolution{{PID: 1, Target: Target{Kind: Unknown, Error: "ENOENT"}}}},
 		&Blocked{PID: 1, TID: 2, Syscall: "read", FD: Some[FD](0), Args: []Hex{0, 1}, Holders: []Holder{{PID: 1, FD: 3}}},
