@@ -343,6 +343,9 @@ func (in *inferiors) describeOpened(ev *event.Syscall) {
 		return
 	}
 	asked := decode.ClassifyName(string(ev.Path))
+	if asked.Unmappable() {
+		return // a debugger opens its inferior's at every step
+	}
 	for _, pid := range in.current(asked) {
 		for _, lm := range in.loaded(pid, asked) {
 			if lm.Name != ev.Path || lm.Mapped == nil ||
