@@ -205,6 +205,9 @@ func (r *repairCmd) carryOut(ctx context.Context, pid event.PID, plan *analyze.P
 		select {
 		case <-seen:
 		default:
+			if ctx.Err() != nil {
+				return fmt.Errorf("repair of pid %d: ended before anything was changed", pid)
+			}
 			return fmt.Errorf("repair of pid %d: the thread that hung has ended", pid)
 		}
 		if stay {

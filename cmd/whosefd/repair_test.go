@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -16,6 +18,7 @@ import (
 
 	"whosefd/analyze"
 	"whosefd/samples/scene"
+	"whosefd/tracer/procview"
 )
 
 // stopAtFoo is where gdb stops if it has read the file that the inferior has
@@ -492,4 +495,27 @@ func TestStory(t *testing.T) {
 	if code := r.wait(t); code != exitNothing {
 		t.Errorf("repair: exit code %d, %s", code, r.stderr.String())
 	}
+}
+
+// Ended before it came to anything, repair says so, and gdb hangs as before.
+func TestRepairEndedBefore(t *testing.T) {
+	scene.Require(t, "gdb", "ptrace", "root")
+	// Not a child of this process, whose waiting for it would meet its stops.
+	gdb := scene.StartGDB(t, scene.GDB{Launcher: behind, Args: []string{filepath.Join(scene.Build(t), "from_memory")}})
+	gdb.Expect(scene.Prompt)
+	gdb.Send("run")
+	gdb.WaitBlocked(scene.Patience)
+	fds := table(t, gdb.PID)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	var stdout, stderr bytes.Buffer
+	a := &app{in: os.Stdin, out: &stdout, err: &stderr, getenv: os.Getenv, view: procview.New("/proc"), terminal: func(any) int { return 0 }}
+	if code := a.run(ctx, []string{"repair", strconv.Itoa(gdb.PID)}); code != exitTrouble || !strings.Contains(stderr.String(), "ended before anything was changed") {
+		t.Errorf("exit code %d: %s%s", code, stdout.String(), stderr.String())
+	}
+	untraced(t, gdb.PID)
+	if now := table(t, gdb.PID); !maps.Equal(now, fds) {
+		t.Errorf("descriptors %v, were %v", now, fds)
+	}
+	gdb.WaitBlocked(scene.Patience)
 }
