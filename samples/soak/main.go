@@ -1,7 +1,8 @@
 // Command soak shows that whosefd is harmless, by doing it: it ends whosefd in
 // every way there is, at random moments, while a real gdb works or hangs, and
 // then looks whether gdb and its inferior run on as if they had never been
-// watched. It prints how often it tried and what came out.
+// watched. It prints what is promised, how often that was tried, and what came
+// out.
 package main
 
 import (
@@ -10,11 +11,13 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -23,154 +26,246 @@ import (
 )
 
 func main() {
+	if len(os.Args) > 2 && os.Args[1] == behindArg {
+		stayBehind(os.Args[2:])
+		return
+	}
 	whosefd := flag.String("whosefd", "bin/whosefd", "the program to test")
 	lasts := flag.Duration("for", 10*time.Minute, "how long to go on")
-	seed := flag.Uint64("seed", uint64(time.Now().UnixNano()), "what the random moments come from")
+	rounds := flag.Int("rounds", 1<<30, "how many rounds at most")
+	seed := flag.Uint64("seed", uint64(time.Now().UnixNano()), "what the random choices come from")
 	at := flag.Int("j", 2, "how many sessions at a time")
-	only := flag.String("only", "", "only this command: trace, explain, repair or guard")
-	ending := flag.String("ending", "", "only this ending, such as SIGKILL")
+	var only plan
+	flag.StringVar(&only.command, "command", "", "only this one: trace, explain, repair or guard")
+	flag.StringVar(&only.session, "session", "", "only this one: works, hangs, launched or led")
+	flag.StringVar(&only.ending, "ending", "", "only this one, such as SIGKILL or \"closed pipe\"")
+	flag.DurationVar(&only.delay, "delay", 0, "this time from the start of whosefd to its end, not a random one")
+	flag.IntVar(&only.fd, "fd", 0, "this descriptor of the library, not a random one")
 	flag.Parse()
-	path, err := filepath.Abs(*whosefd)
-	if err != nil {
+	if err := run(*whosefd, *lasts, *rounds, *seed, *at, only); err != nil {
 		fmt.Fprintln(os.Stderr, "soak:", err)
 		os.Exit(2)
 	}
+}
+
+// errWrong is what came out.
+type errWrong int
+
+func (n errWrong) Error() string { return fmt.Sprintf("%d rounds were wrong", int(n)) }
+
+func run(whosefd string, lasts time.Duration, rounds int, seed uint64, at int, only plan) (err error) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	ctx, cancel := context.WithTimeout(ctx, *lasts)
+	context.AfterFunc(ctx, stop) // a second Ctrl-C ends us; scene's watchdog then clears up
+	ctx, cancel := context.WithTimeout(ctx, lasts)
 	defer cancel()
-	if *ending != "" {
-		endings = []string{*ending}
+	s := &soak{tally: map[key]*outcome{}, promised: map[string]*outcome{}}
+	// Beside the program, since links do not lead to another file system.
+	if s.dir, err = os.MkdirTemp(filepath.Dir(whosefd), "soak-"); err != nil {
+		return err
 	}
-	s := &soak{whosefd: path, tally: map[row]*outcome{}}
+	defer os.RemoveAll(s.dir)
+	if s.dir, err = filepath.Abs(s.dir); err != nil {
+		return err
+	}
+	s.whosefd = filepath.Join(s.dir, "whosefd") // stays the same if it is built anew meanwhile
+	if err := os.Link(whosefd, s.whosefd); err != nil {
+		return err
+	}
 	if err := scene.Play(io.Discard, func(t scene.TB) { s.samples = scene.Build(t); s.known(t) }); err != nil {
-		fmt.Fprintln(os.Stderr, "soak:", err)
-		os.Exit(2)
+		return fmt.Errorf("a session that nobody watches: %w", err)
 	}
-	fmt.Printf("seed %d, %v, %d sessions at a time\n", *seed, *lasts, *at)
+	fmt.Printf("seed %d, %v, %d sessions at a time\n", seed, lasts, at)
+	began := time.Now()
 	var all sync.WaitGroup
-	for worker := range *at {
-		random := rand.New(rand.NewPCG(*seed, uint64(worker)))
+	for worker := range at {
+		random := rand.New(rand.NewPCG(seed, uint64(worker)))
 		all.Go(func() {
-			for n := worker; ctx.Err() == nil; n += *at {
-				s.round(s.plan(n, random, *only))
+			for n := worker; ctx.Err() == nil && n < rounds; n += at {
+				s.play(newPlan(n, random, only))
 			}
 		})
 	}
 	all.Wait()
-	if s.print() {
-		os.Exit(1)
+	if bad := s.print(time.Since(began)); bad > 0 {
+		return errWrong(bad)
 	}
+	return nil
 }
-
-// row is a line of the table.
-type row struct{ command, session, ending string }
-
-type outcome struct {
-	runs int
-	// again counts sessions that hung afterwards as they would have without
-	// whosefd, and were given back by another repair.
-	again int
-	bad   []string
-}
-
-type soak struct {
-	whosefd, samples string
-	expected         string // the transcript of a session that nobody watched
-
-	mu    sync.Mutex
-	tally map[row]*outcome
-}
-
-// endings are the ways in which whosefd ends.
-var endings = []string{"SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGKILL", "SIGKILL", "SIGKILL", "closed pipe", "full disk", "no descriptors"}
 
 // plan is what one round does.
 type plan struct {
-	row
+	key
 	delay time.Duration // from the start of whosefd to its end
 	fd    int           // of the library, in a session that hangs
 }
 
-func (s *soak) plan(n int, random *rand.Rand, only string) plan {
-	commands := []string{"trace", "explain", "repair", "guard"}
-	if only != "" {
-		commands = []string{only}
+// key is a line of the table.
+type key struct{ command, session, ending string }
+
+// again is how to have the round again.
+func (p plan) again() string {
+	return fmt.Sprintf("go run ./samples/soak -j 1 -rounds 1 -command %s -session %s -ending %q -delay %v -fd %d",
+		p.command, p.session, p.ending, p.delay, p.fd)
+}
+
+var (
+	sessions = map[string][]string{
+		"trace":   {"works", "works", "launched", "hangs"},
+		"explain": {"works", "hangs"},
+		"repair":  {"hangs"},
+		"guard":   {"works", "launched", "hangs", "led"},
 	}
-	p := plan{row: row{command: commands[n%len(commands)], ending: endings[random.IntN(len(endings))], session: "works"}}
-	if p.command == "repair" || random.IntN(2) == 0 {
-		p.session = "hangs"
-	}
-	if p.ending == "full disk" && (p.command == "repair" || os.Geteuid() != 0) {
-		p.ending = "SIGKILL" // it writes no file, or there is no disk to fill
-	}
-	most := 1500 * time.Millisecond
-	if p.command == "explain" {
-		most = 60 * time.Millisecond
-	} else if p.session == "hangs" {
-		most = 400 * time.Millisecond
-	}
-	p.delay = time.Duration(random.Int64N(int64(most)))
+	// SIGKILL more often: it is what cannot be prepared for.
+	endings = []string{"SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGKILL", "SIGKILL", "SIGKILL", "closed pipe",
+		"full disk", "few descriptors", "no descriptors", "no memory"}
+	// A launched debugger has the keyboard, and whosefd ignores its signals. Ended
+	// otherwise, trace prints its tables in between.
+	endingsLaunched = map[string][]string{"trace": {"SIGKILL"}, "guard": {"SIGTERM", "SIGHUP", "SIGKILL", "SIGKILL"}}
 	// Not those of gdb's event pipe: docs/REPAIR.md, "Limits".
-	p.fd = []int{3, 4, 5, 6, 7, 9}[random.IntN(6)]
+	descriptors = []int{3, 4, 5, 6, 7, 9}
+	// atWork is SIGKILL while gdb is attached to, where that is short.
+	atWork = "SIGKILL at work"
+	// most is the longest delay of a session.
+	most = map[string]time.Duration{"works": 2 * time.Second, "launched": 2 * time.Second, "hangs": 400 * time.Millisecond, "led": 500 * time.Millisecond}
+)
+
+func newPlan(n int, random *rand.Rand, only plan) plan {
+	commands := []string{"trace", "explain", "repair", "guard", "repair", "guard"}
+	p := plan{key: key{command: cmp.Or(only.command, commands[n%len(commands)])}}
+	p.session = cmp.Or(only.session, pick(random, sessions[p.command]))
+	if p.session == "launched" {
+		p.ending = pick(random, endingsLaunched[p.command])
+	} else if p.ending = pick(random, endings); p.session == "hangs" && random.IntN(4) == 0 {
+		p.ending = atWork
+	}
+	p.ending = cmp.Or(only.ending, p.ending)
+	if p.ending == "full disk" && os.Geteuid() != 0 {
+		p.ending = "SIGKILL" // there is no disk to fill
+	}
+	p.fd = cmp.Or(only.fd, descriptors[random.IntN(len(descriptors))])
+	longest := most[p.session]
+	if p.command == "explain" {
+		longest = 100 * time.Millisecond
+	}
+	if p.ending == atWork {
+		longest = 3 * time.Millisecond // from the attach
+	}
+	p.delay = cmp.Or(only.delay, time.Duration(random.Int64N(int64(longest))))
 	return p
 }
 
-// known makes the transcript that every watched session must have.
-func (s *soak) known(t scene.TB) {
-	gdb := s.start(t)
-	s.works(gdb)
-	s.expected = plain(gdb.Output())
+func pick(random *rand.Rand, from []string) string { return from[random.IntN(len(from))] }
+
+type soak struct {
+	whosefd, samples, dir string
+	// expected is what a session had that nobody watched.
+	expected struct {
+		transcript string
+		state      state
+	}
+
+	mu       sync.Mutex
+	tally    map[key]*outcome
+	promised map[string]*outcome
+	bad      []string
 }
 
-func (s *soak) round(p plan) {
-	again := false
-	err := scene.Play(io.Discard, func(t scene.TB) {
-		if p.session == "works" {
-			s.working(t, p)
-		} else {
-			again = s.hanging(t, p)
-		}
-	})
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	o := s.tally[p.row]
+type outcome struct {
+	runs, again, spare, wrong int
+	ends                      map[string]int
+}
+
+// round is one session and one end of whosefd.
+type round struct {
+	plan
+	s *soak
+	t scene.TB
+
+	mu    sync.Mutex
+	wrong []string
+	ends  string // how whosefd ended: its exit code or signal
+	// again: gdb hung once more afterwards, as it would have without whosefd, and
+	// was given back by another repair. spare: a descriptor of the library stayed open.
+	again, spare bool
+}
+
+// held notes that a promise was looked at; wrong is "" if it was kept.
+func (r *round) held(promise, wrong string) {
+	r.s.mu.Lock()
+	o := r.s.promised[promise]
 	if o == nil {
 		o = &outcome{}
-		s.tally[p.row] = o
+		r.s.promised[promise] = o
 	}
 	o.runs++
-	if again {
-		o.again++
+	if wrong != "" {
+		o.wrong++
 	}
-	if err != nil {
-		o.bad = append(o.bad, fmt.Sprintf("after %v, descriptor %d: %v", p.delay, p.fd, err))
+	r.s.mu.Unlock()
+	if wrong != "" {
+		r.mu.Lock()
+		r.wrong = append(r.wrong, promise+": "+wrong)
+		r.mu.Unlock()
 	}
 }
 
-// print prints the table and says whether anything was wrong.
-func (s *soak) print() (bad bool) {
-	rows := make([]row, 0, len(s.tally))
-	for r := range s.tally {
-		rows = append(rows, r)
+func (s *soak) play(p plan) {
+	r := &round{plan: p, s: s}
+	if err := scene.Play(io.Discard, func(t scene.TB) {
+		r.t = t
+		map[string]func(){"works": r.working, "launched": r.launched, "hangs": r.hanging, "led": r.led}[p.session]()
+	}); err != nil {
+		r.held(right, err.Error())
 	}
-	slices.SortFunc(rows, func(x, y row) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	o := s.tally[p.key]
+	if o == nil {
+		o = &outcome{ends: map[string]int{}}
+		s.tally[p.key] = o
+	}
+	o.runs++
+	o.ends[r.ends]++
+	if r.again {
+		o.again++
+	}
+	if r.spare {
+		o.spare++
+	}
+	if len(r.wrong) > 0 {
+		o.wrong++
+		s.bad = append(s.bad, fmt.Sprintf("%s\n  %s\n", p.again(), strings.Join(r.wrong, "\n  ")))
+	}
+}
+
+// print prints the tables and what was wrong, and says how many rounds that were.
+func (s *soak) print(took time.Duration) int {
+	rows := slices.SortedFunc(maps.Keys(s.tally), func(x, y key) int {
 		return cmp.Or(cmp.Compare(x.command, y.command), cmp.Compare(x.session, y.session), cmp.Compare(x.ending, y.ending))
 	})
-	fmt.Printf("\n%-9s %-8s %-15s %6s %6s %6s\n", "command", "gdb", "ended by", "runs", "again", "wrong")
-	total := outcome{}
-	for _, r := range rows {
-		o := s.tally[r]
-		fmt.Printf("%-9s %-8s %-15s %6d %6d %6d\n", r.command, r.session, r.ending, o.runs, o.again, len(o.bad))
-		total.runs += o.runs
-		total.again += o.again
-		for _, b := range o.bad {
-			total.bad = append(total.bad, fmt.Sprintf("%s, gdb %s, %s, %s", r.command, r.session, r.ending, b))
+	fmt.Printf("\n%-9s %-9s %-16s %5s %6s %6s %6s  %s\n", "command", "gdb", "ended by", "runs", "again", "spare", "wrong", "how whosefd ended")
+	var all outcome
+	for _, k := range rows {
+		o := s.tally[k]
+		var ends []string
+		for _, e := range slices.Sorted(maps.Keys(o.ends)) {
+			if e != "" {
+				ends = append(ends, fmt.Sprintf("%s: %d", e, o.ends[e]))
+			}
+		}
+		fmt.Printf("%-9s %-9s %-16s %5d %6d %6d %6d  %s\n", k.command, k.session, k.ending, o.runs, o.again, o.spare, o.wrong, strings.Join(ends, ", "))
+		all.runs, all.again, all.spare, all.wrong = all.runs+o.runs, all.again+o.again, all.spare+o.spare, all.wrong+o.wrong
+	}
+	fmt.Printf("%-9s %-9s %-16s %5d %6d %6d %6d  in %v\n", "all", "", "", all.runs, all.again, all.spare, all.wrong, took.Round(time.Second))
+	fmt.Printf("\n%-64s %6s %6s\n", "promise", "runs", "broken")
+	for _, p := range promises {
+		if o := s.promised[p]; o != nil {
+			fmt.Printf("%-64s %6d %6d\n", p, o.runs, o.wrong)
 		}
 	}
-	fmt.Printf("%-9s %-8s %-15s %6d %6d %6d\n", "all", "", "", total.runs, total.again, len(total.bad))
-	for _, b := range total.bad {
+	for _, b := range s.bad {
 		fmt.Println("\nwrong:", b)
 	}
-	return len(total.bad) > 0
+	return all.wrong
 }
