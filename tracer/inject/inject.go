@@ -65,8 +65,8 @@ type Thread struct {
 	back    *wayBack // nil without
 }
 
-// within is how long a call that cannot block may take.
-const within = 2 * time.Second
+// within is how long a call that cannot block may take; tests make it shorter.
+var within = 2 * time.Second
 
 // Begin takes a thread that is seized and in a stop, in the middle of the call
 // want, with a signal that it was about to get, or 0. The caller keeps the duty

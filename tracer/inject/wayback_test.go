@@ -9,9 +9,11 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
+	"whosefd/samples/scene"
 	"whosefd/tracer/event"
 	"whosefd/tracer/ptrace"
 )
@@ -117,5 +119,59 @@ func TestKilledInside(t *testing.T) {
 			}
 			return
 		}
+	}
+}
+
+// A call that a file system never answers, and that nothing can break off, is
+// left alone after a while. When it ends, the thread goes back to its own.
+func TestCallThatSticks(t *testing.T) {
+	if runtime.GOARCH != "amd64" {
+		t.Skip("no way back on " + runtime.GOARCH)
+	}
+	scene.Require(t, "root", "fuse")
+	before := within
+	within = 200 * time.Millisecond
+	defer func() { within = before }()
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, []byte("right"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	files := scene.MountFUSE(t, file)
+	p := start(t)
+	t.Cleanup(files.Close)
+	files.Hang()
+	err := ptrace.OnTracerThread(func() error {
+		var m Linux
+		tid := event.TID(p.Process.Pid)
+		if err := errors.Join(m.Seize(tid, ptrace.Options), m.Interrupt(tid)); err != nil {
+			return err
+		}
+		stop, err := ptrace.AwaitStop(m, tid, time.Second)
+		if err != nil {
+			return err
+		}
+		th, err := Begin(m, tid, stop.Signal, ptrace.Call{Nr: unix.SYS_READ, Args: [6]uint64{uint64(p.fd)}})
+		if err != nil {
+			return err
+		}
+		at := int64(-100)
+		_, err = th.CallPath(unix.SYS_OPENAT, files.Path("file"), 1, uint64(at), 0, unix.O_RDONLY|unix.O_CLOEXEC)
+		return errors.Join(err, th.End())
+	})
+	if !errors.Is(err, ErrStuck) {
+		t.Errorf("error %v, want ErrStuck", err)
+	}
+	files.Close()
+	w, err := os.OpenFile(fmt.Sprintf("/proc/%d/fd/%d", p.Process.Pid, p.fd+1), os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	if _, err := w.WriteString("late"); err != nil {
+		t.Fatal(err)
+	}
+	rest, _ := io.ReadAll(p.out)
+	if got, want := strings.TrimSpace(string(rest)), "n=4 errno=0 got=0 buf=late"; got != want {
+		t.Errorf("got %q, want %q", got, want)
 	}
 }
