@@ -24,14 +24,14 @@
 #define RFAAS_REPLY_MAGIC "rFaaSrp1"
 
 struct rfaas_request {
-	char magic[8];
+	char magic[8] __attribute__((nonstring));
 	uint64_t library_size; /* bytes, 1..LIBRARY_MAX */
 	int32_t argument;
 	char function[60];     /* its name, ended by a NUL */
 };
 
 struct rfaas_reply {
-	char magic[8];
+	char magic[8] __attribute__((nonstring));
 	int32_t failed;        /* 0: result holds; else message says why not */
 	int32_t result;
 	char message[240];     /* ended by a NUL */

@@ -18,6 +18,7 @@ import (
 // source is a program to be built for a test.
 func source(t *testing.T, name, text string, compiler ...string) string {
 	t.Helper()
+	scene.Require(t, compiler[0])
 	dir := t.TempDir()
 	file := filepath.Join(dir, name)
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
