@@ -14,7 +14,7 @@ DEMO_DEPS  = $(BUILD_DEPS) gdb
 TEST_DEPS  = $(DEMO_DEPS) g++ gdbserver strace binutils xz-utils python3
 LINT_DEPS  = shellcheck
 
-.PHONY: all build samples demo test lint bench soak fuzz deps install clean help
+.PHONY: all build samples demo test lint bench soak matrix fuzz deps install clean help
 .NOTPARALLEL:
 
 ## all (or build): bin/whosefd, one static file
@@ -50,7 +50,7 @@ lint:
 	$(TOOL) go-errorlint -errorf -test=false ./...
 	$(TOOL) depguard ./...
 	GOARCH=arm64 "$$($(TOOL) -n depguard)" ./...
-	shellcheck .ci/run .ci/deps .ci/fuzz
+	shellcheck .ci/run .ci/deps .ci/fuzz samples/matrix/matrix.sh
 
 ## bench: what whosefd costs, as ratios to strace, gdb, jq and mawk
 bench: build samples
@@ -61,6 +61,11 @@ bench: build samples
 soak: build samples
 	sh .ci/deps $(DEMO_DEPS)
 	go run ./samples/soak -whosefd bin/whosefd -for $(SOAK)
+
+## matrix: the tests with a gdb, with those of Debian 12, 13 and sid (root; MATRIX=DIR keeps the folders)
+matrix:
+	sh .ci/deps $(BUILD_DEPS) debootstrap
+	samples/matrix/matrix.sh
 
 ## fuzz: each fuzz target for FUZZTIME (10s)
 fuzz:

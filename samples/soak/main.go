@@ -8,6 +8,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -16,6 +17,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -34,7 +36,7 @@ func main() {
 	lasts := flag.Duration("for", 10*time.Minute, "how long to go on")
 	rounds := flag.Int("rounds", 1<<30, "how many rounds at most")
 	seed := flag.Uint64("seed", uint64(time.Now().UnixNano()), "what the random choices come from")
-	at := flag.Int("j", 2, "how many sessions at a time")
+	at := flag.Int("j", 2*runtime.NumCPU(), "how many sessions at a time")
 	var only plan
 	flag.StringVar(&only.command, "command", "", "only this one: trace, explain, repair or guard")
 	flag.StringVar(&only.session, "session", "", "only this one: works, hangs, launched or led")
@@ -44,6 +46,9 @@ func main() {
 	flag.Parse()
 	if err := run(*whosefd, *lasts, *rounds, *seed, *at, only); err != nil {
 		fmt.Fprintln(os.Stderr, "soak:", err)
+		if errors.As(err, new(errWrong)) {
+			os.Exit(1)
+		}
 		os.Exit(2)
 	}
 }

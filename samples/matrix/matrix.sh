@@ -1,0 +1,113 @@
+#!/bin/sh
+# Runs the tests that need a gdb with the gdbs of other releases of Debian, each
+# in a folder made by debootstrap, and prints a table. Needs root.
+# usage: samples/matrix/matrix.sh [RELEASE...]
+#
+# In the environment:
+#   MATRIX         keeps the folders, by default matrix/ below this folder's bin/;
+#                  a folder that is there already is taken as it is
+#   MATRIX_MIRROR  the archive to take packages from; by default apt's own
+#   MATRIX_RUN     which tests, as a regular expression
+set -eu
+cd "$(dirname "$0")/../.."
+root=$PWD
+cache=${MATRIX:-$root/bin/matrix}
+run=${MATRIX_RUN:-'^Test(Explain|Repair|Guard|Causes|HealthySessions)'}
+[ $# -gt 0 ] || set -- bookworm trixie sid
+[ "$(id -u)" -eq 0 ] || { echo "matrix: needs root" >&2; exit 2; }
+packages='gdb gdbserver gcc g++ libc6-dev make strace python3 procps'
+
+# The archive that this machine's own packages come from.
+mirror() {
+	[ -z "${MATRIX_MIRROR:-}" ] || { echo "$MATRIX_MIRROR"; return; }
+	# shellcheck disable=SC2016 # apt's own variable
+	apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Label: Debian' | head -n 1
+}
+
+# make_folder RELEASE: the smallest system that has the packages.
+make_folder() {
+	[ ! -x "$cache/$1/usr/bin/gdb" ] || return 0
+	part=$cache/$1.part
+	rm -rf --one-file-system "$part"
+	mkdir -p "$cache"
+	{
+		debootstrap --variant=minbase "$1" "$part" "$(mirror)" &&
+			install_in "$part" && mv "$part" "$cache/$1"
+	} >"$cache/$1.log" 2>&1 </dev/null
+}
+
+# install_in FOLDER: the packages. By apt-get, since debootstrap knows nothing of
+# packages that provide another.
+install_in() {
+	# shellcheck disable=SC2086 # a list of words
+	unshare -m -p -f --kill-child chroot "$1" env DEBIAN_FRONTEND=noninteractive \
+		apt-get install -q -y --no-install-recommends $packages
+}
+
+# in_folder RELEASE COMMAND...: with mounts and processes of its own, which end
+# with it. The folder becomes the root, since in a chroot nobody may make namespaces.
+in_folder() {
+	dir=$cache/$1
+	shift
+	# shellcheck disable=SC2016 # the inner shell's variables
+	timeout -k 10 "${MATRIX_TIMEOUT:-40m}" setsid -w unshare -m -p -f --kill-child sh -c '
+		set -e; dir=$1; shift
+		mount --bind "$dir" "$dir"
+		mount -t proc proc "$dir/proc"
+		mount --rbind /dev "$dir/dev"
+		mount --rbind /sys "$dir/sys"
+		cd "$dir"
+		pivot_root . mnt
+		umount -l /mnt
+		exec chroot . "$@"' sh "$dir" "$@" </dev/null &
+	running=$!
+	wait "$running"
+}
+
+# What runs in a folder ends with us.
+running=
+trap '[ -z "$running" ] || kill "$running" 2>/dev/null || :' EXIT
+trap 'exit 130' INT TERM HUP
+
+# What the folders get: the program, its tests, and the samples' sources.
+CGO_ENABLED=0 go build -trimpath -buildvcs=false -o bin/whosefd ./cmd/whosefd
+CGO_ENABLED=0 go test -c -o bin/whosefd.test ./cmd/whosefd
+
+failed=0
+table=
+for release; do
+	if ! make_folder "$release"; then
+		tail -n 3 "$cache/$release.log" >&2
+		table="$table| $release | | not made: see $cache/$release.log | | | | | |
+"
+		failed=1
+		continue
+	fi
+	to=$cache/$release/whosefd
+	rm -rf "$to" "$cache/$release/tmp/"*
+	mkdir -p "$to/cmd/whosefd" "$to/bin"
+	cp go.mod "$to"
+	cp bin/whosefd bin/whosefd.test "$to/bin"
+	cp -r samples "$to"
+	rm -rf "$to/samples/bin"
+	[ ! -d cmd/whosefd/testdata ] || cp -r cmd/whosefd/testdata "$to/cmd/whosefd"
+	log=$cache/$release.tests
+	echo "matrix: $release: running $run, log in $log" >&2
+	# shellcheck disable=SC2016 # the inner shell's variables
+	in_folder "$release" sh -c 'cd /whosefd/cmd/whosefd && WHOSEFD=/whosefd/bin/whosefd HOME=/root \
+		/whosefd/bin/whosefd.test -test.v -test.timeout 25m -test.run "$1"' sh "$run" >"$log" 2>&1 || failed=1
+	version=$(chroot "$cache/$release" gdb --version </dev/null | sed -n '1s/.* //p')
+	libc=$(chroot "$cache/$release" ldd --version </dev/null | sed -n '1s/.* //p')
+	table="$table$(awk -v line="| $release | $version | $libc |" '
+		# PASS, FAIL and SKIP of tests and of their parts: "    --- PASS: TestRepair/fd_4 (0.42s)"
+		/^ *--- / { group = $3
+			sub(/^Test/, "", group); match(group, /^[A-Z][a-z]+/); group = substr(group, 1, RLENGTH)
+			if ($2 == "SKIP:") skipped++; else { all[group]++; if ($2 == "PASS:") ok[group]++ } }
+		END { n = split("Explain Repair Guard Causes Healthy", groups)
+			for (i = 1; i <= n; i++) line = line sprintf(" %d of %d |", ok[groups[i]], all[groups[i]])
+			print line, skipped + 0, "|" }' "$log")
+"
+done
+
+printf '\n| Debian | gdb | glibc | explain | repair | guard | causes | healthy sessions | skipped |\n|---|---|---|---|---|---|---|---|---|\n%s' "$table"
+exit $failed
