@@ -140,8 +140,8 @@ func (t *Thread) Call(nr uint64, args ...uint64) (int64, error) {
 // index of that argument.
 func (t *Thread) CallPath(nr uint64, path string, place int, args ...uint64) (int64, error) {
 	sp := ptrace.SP(&t.saved)
-	if t.back != nil {
-		sp = (sp - ptrace.RedZone - frameRoom) &^ 63
+	if t.back != nil && len(path) >= nameRoom-16 {
+		sp = t.back.sp
 	}
 	addr, restore, err := Scratch(t.m, t.tid, sp, append([]byte(path), 0))
 	if err != nil {

@@ -26,6 +26,7 @@ import (
 const blocked = `
 #define _GNU_SOURCE
 #include <errno.h>
+#include <fenv.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -37,6 +38,14 @@ static void on(int s) { got += s; }
 int main(int argc, char **argv) {
 	struct sigaction sa = { .sa_handler = on, .sa_flags = SA_RESTART };
 	sigaction(SIGUSR1, &sa, 0);
+	static char own[65536];
+	stack_t before = { .ss_sp = own, .ss_size = sizeof own }, after;
+	sigset_t blocks, now;
+	sigaltstack(&before, 0);
+	sigemptyset(&blocks);
+	sigaddset(&blocks, SIGUSR2);
+	sigprocmask(SIG_SETMASK, &blocks, 0);
+	fesetround(FE_UPWARD);
 	int p[2];
 	char buf[64] = "";
 	if (pipe(p)) return 1;
@@ -55,6 +64,9 @@ int main(int argc, char **argv) {
 	} else {
 		n = read(p[0], buf, sizeof buf - 1);
 	}
+	if (fegetround() != FE_UPWARD) printf("another rounding ");
+	if (sigaltstack(0, &after) || after.ss_sp != own || after.ss_flags) printf("another stack ");
+	if (sigprocmask(SIG_SETMASK, 0, &now) || !sigismember(&now, SIGUSR2) || sigismember(&now, SIGUSR1)) printf("another mask ");
 	printf("n=%ld errno=%d got=%d buf=%s\n", n, errno, (int)got, buf);
 	return 0;
 }
@@ -73,7 +85,7 @@ var build = sync.OnceValues(func() (bin string, err error) {
 		return "", err
 	}
 	bin = filepath.Join(folder, "blocked")
-	if out, err := exec.Command("gcc", "-O1", "-o", bin, src).CombinedOutput(); err != nil {
+	if out, err := exec.Command("gcc", "-O1", "-o", bin, src, "-lm").CombinedOutput(); err != nil {
 		return "", fmt.Errorf("gcc: %w\n%s", err, out)
 	}
 	return bin, nil

@@ -20,6 +20,10 @@ type wayBack struct {
 	restore func() error
 }
 
+// nameRoom is how much room is left above the frame for the names that calls are
+// given, in bytes, so that no signal's frame is written over them.
+const nameRoom = 512
+
 // maxCode bounds how much of a library's code is looked through, in bytes.
 const maxCode = 16 << 20
 
@@ -34,7 +38,7 @@ func (t *Thread) prepare() {
 	if err != nil {
 		return
 	}
-	at := (ptrace.SP(&t.saved) - ptrace.RedZone - frameRoom) &^ 63
+	at := (ptrace.SP(&t.saved) - ptrace.RedZone - nameRoom - frameRoom) &^ 63
 	data, call, sp, ok := t.frame(at, code[:n], start)
 	if !ok {
 		return

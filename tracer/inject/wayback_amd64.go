@@ -51,8 +51,9 @@ func (t *Thread) frame(at uint64, code []byte, base uint64) (data []byte, call, 
 		return nil, 0, 0, false
 	}
 	clear(fx[fxSoftware:])
-	fxAt := (at + 63) &^ 63 // FXRSTOR wants 16, the kernel 64
-	sp = fxAt + fxSize
+	// Behind the frame: what lies before it may be overwritten by a signal's.
+	sp = at
+	fxAt := (at + frameSize + 63) &^ 63 // FXRSTOR wants 16, the kernel 64
 	r := &t.saved
 	words := []uint64{
 		base + uint64(back),
@@ -64,11 +65,11 @@ func (t *Thread) frame(at uint64, code []byte, base uint64) (data []byte, call, 
 		fxAt, 0, 0, 0, 0, 0, 0, 0, 0,
 		mask,
 	}
-	data = make([]byte, sp-at, sp-at+frameSize)
-	copy(data[fxAt-at:], fx)
 	for _, w := range words {
 		data = binary.LittleEndian.AppendUint64(data, w)
 	}
+	data = append(data, make([]byte, fxAt-at-frameSize)...)
+	data = append(data, fx...)
 	return data, base + uint64(gadget), sp, true
 }
 
