@@ -245,7 +245,7 @@ func (w *watcher) badEnd() string {
 		}
 		// Asked to end, it ends well, save where there was nothing to look at.
 		_, isSignal := signals[w.r.ending]
-		if isSignal && !dumps && !strings.Contains(stderr, "has ended") && !strings.Contains(stderr, "no longer in that call") {
+		if isSignal && !dumps && !strings.Contains(stderr, "has ended") && !strings.Contains(stderr, "ended before") && !strings.Contains(stderr, "no longer in that call") {
 			return "exit code 2: " + stderr
 		}
 	default:
