@@ -300,11 +300,14 @@ func (p *parser) resume(h *head, body []byte, whole bool) bool {
 // stopsThere says whether a line that is cut off ends as strace leaves it while
 // a call has not ended: behind an argument.
 func stopsThere(info *callInfo, text []byte) bool {
-	if info.row != nil && info.row.Class == decode.ClassRead && !bytes.HasSuffix(bytes.TrimRight(text, " "), []byte(",")) {
-		return false // what was read follows only when the call has ended
-	}
+	reads := info.row != nil && info.row.Class == decode.ClassRead
 	c := cursor{b: text, i: len(info.Name) + 1}
-	for c.i < len(text) {
+	for args := 0; c.i < len(text); args++ {
+		// What was read follows only when the call has ended. Newer versions have
+		// no comma behind the descriptor.
+		if reads && args == 1 && len(bytes.TrimLeft(text[c.i:], " ")) > 0 {
+			return false
+		}
 		if c.skip() {
 			if text[c.i] != ',' {
 				return false // the result follows: the call had ended

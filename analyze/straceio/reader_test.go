@@ -131,6 +131,13 @@ func TestLines(t *testing.T) {
 				`{"type":"end","t":0.000000,"reason":"killed","signal":"SIGKILL","calls":1}`}},
 		{"let go in a call", "12 read(16<pipe:[7]>,  <detached ...>\n",
 			[]string{`{"type":"syscall","t":0.000000,"pid":12,"tid":12,"name":"read","fd":16,"unfinished":true,"target":{"kind":"pipe","link":"pipe:[7]","ino":7}}`}},
+		{"reads, as newer versions have it", "12 read(16<pipe:[7]>", []string{`{"type":"syscall","t":0.000000,"pid":12,"tid":12,"name":"read","fd":16,"unfinished":true,"target":{"kind":"pipe","link":"pipe:[7]","ino":7}}`}},
+		{"reads, as newer versions have it, no link", "12 read(16", []string{`{"type":"syscall","t":0.000000,"pid":12,"tid":12,"name":"read","fd":16,"unfinished":true}`}},
+		{"reads from a file with a comma", "12 read(16</a,b>", []string{`{"type":"syscall","t":0.000000,"pid":12,"tid":12,"name":"read","fd":16,"unfinished":true,"target":{"kind":"unknown","link":"/a,b"}}`}},
+		{"unfinished, as newer versions have it", "12 read(16<pipe:[7]> <unfinished ...>\n", []string{`{"type":"syscall","t":0.000000,"pid":12,"tid":12,"name":"read","fd":16,"unfinished":true,"target":{"kind":"pipe","link":"pipe:[7]","ino":7}}`}},
+		{"cut off in what was read", "12 close(3) = 0\n12 read(16<pipe:[7]>, \"ab", []string{
+			`{"type":"syscall","t":0.000000,"pid":12,"tid":12,"name":"close","fd":3,"ret":0}`,
+			`{"type":"lost","t":0.000000,"reason":"the last line of the log is cut off; not used"}`}},
 		{"exited", "12 exit_group(3) = ?\n12 +++ exited with 3 +++\n",
 			[]string{`{"type":"end","t":0.000000,"reason":"exited","exit":3}`}},
 		{"open that waits", "12 openat(AT_FDCWD, \"/fifo\", O_RDONLY",
