@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -115,15 +116,23 @@ func (a *app) runGuard(ctx context.Context, f *follow, g tracer.GuardOptions, ve
 
 // plan diagnoses a debugger and plans a repair of it. The diagnosis is nil only
 // if the process could not be looked at. Backtraces, for which the debugger is
-// stopped, are taken where nothing else tells which of two names was opened.
+// stopped, are taken where nothing else tells which of two names was opened. One
+// that just runs, perhaps for a signal that reached it in its hang, is looked at
+// again for a moment.
 func (a *app) plan(pid event.PID, named []event.PID, planner func(*analyze.Diagnosis) (*analyze.Plan, error)) (*analyze.Plan, *analyze.Diagnosis, error) {
-	for stacks := false; ; stacks = true {
+	stacks := false
+	for try := 0; ; try++ {
 		d, err := a.diagnose(pid, named, stacks)
 		if err != nil {
 			return nil, nil, err
 		}
 		p, err := planner(d)
-		if stacks || !errors.Is(err, analyze.ErrNotProved) {
+		switch {
+		case !stacks && errors.Is(err, analyze.ErrNotProved):
+			stacks = true
+		case errors.Is(err, analyze.ErrHealthy) && d.Debugger.State == "running" && try < 20:
+			time.Sleep(5 * time.Millisecond)
+		default:
 			return p, d, err
 		}
 	}
