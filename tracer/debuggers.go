@@ -51,7 +51,7 @@ func Debuggers(v *procview.View) ([]event.PID, error) {
 		list = append(list, pid)
 	}
 	slices.Sort(list)
-	return list, nil
+	return list, procview.Scarce()
 }
 
 // BlockedInRead gives the thread of a process that waits for data from a

@@ -40,6 +40,9 @@ func Preflight(v *procview.View, tool string, pid event.PID) ([]event.Event, err
 	inf.Tracer = tracerOf(v, inf.TracerTID)
 	s.inferior(&inf, maps)
 	s.add(&event.End{T: s.now(), Reason: "snapshot"})
+	if err := procview.Scarce(); err != nil {
+		return nil, fmt.Errorf("look at pid %d: %w", pid, err)
+	}
 	return s.events, nil
 }
 

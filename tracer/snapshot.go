@@ -64,6 +64,9 @@ func Snapshot(pid event.PID, o SnapshotOptions) ([]event.Event, error) {
 	for _, err := range <-searched {
 		s.lost(err.Error())
 	}
+	if err := procview.Scarce(); err != nil {
+		return nil, fmt.Errorf("look at pid %d: %w", pid, err)
+	}
 	s.add(&event.End{T: s.now(), Reason: "snapshot"})
 	return s.events, nil
 }

@@ -238,6 +238,9 @@ func (t *session) closing(ctx context.Context, pid event.PID, res ptrace.Result,
 			t.emit(ev)
 		}
 	}
+	if err := procview.Scarce(); err != nil {
+		t.emit(&event.Lost{T: t.now(), Reason: err.Error()})
+	}
 	end.T = t.now()
 	t.emit(end)
 }

@@ -7,7 +7,10 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
+	"unsafe"
 
 	"whosefd/samples/scene"
 	"whosefd/tracer/procview"
@@ -65,6 +68,36 @@ func TestFewDescriptors(t *testing.T) {
 		}
 		if n == "8" && (code != exitTrouble || !strings.Contains(string(out), "descriptors (ulimit -n)")) {
 			t.Errorf("with %s descriptors: %v:\n%s", n, err, out)
+		}
+	}
+}
+
+// Where descriptors run out in the middle of a look, nothing is said to be all right.
+func TestDescriptorsRunOut(t *testing.T) {
+	scene.Require(t, "gdb", "ptrace")
+	gdb := scene.Hang(t)
+	for n := 11; n <= 26; n++ {
+		cmd := exec.Command("sh", "-c", `ulimit -n "$0" && exec "$@"`, strconv.Itoa(n), binary(t), "explain", strconv.Itoa(gdb.PID))
+		out, err := cmd.CombinedOutput()
+		if code := cmd.ProcessState.ExitCode(); code != exitFindings && code != exitTrouble {
+			t.Errorf("with %d descriptors: %v:\n%s", n, err, out)
+		}
+	}
+	// All at once, at any moment.
+	for delay := range 30 {
+		cmd := exec.Command(binary(t), "explain", strconv.Itoa(gdb.PID))
+		var out bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &out, &out
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Duration(delay) * 700 * time.Microsecond)
+		none := syscall.Rlimit{}
+		// It may have ended already.
+		_, _, _ = syscall.RawSyscall6(syscall.SYS_PRLIMIT64, uintptr(cmd.Process.Pid), syscall.RLIMIT_NOFILE, uintptr(unsafe.Pointer(&none)), 0, 0, 0)
+		_ = cmd.Wait()
+		if code := cmd.ProcessState.ExitCode(); code == exitNothing {
+			t.Errorf("none after %d × 0.7 ms: exit code %d:\n%s", delay, code, out.String())
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -267,6 +268,9 @@ const hasEnded = "the debugger has ended"
 func (r *repairCmd) now(pid event.PID) string {
 	for try := 0; ; try++ {
 		d, err := r.a.diagnose(pid, r.named, false)
+		if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) {
+			return err.Error()
+		}
 		if err != nil {
 			return hasEnded
 		}

@@ -17,6 +17,7 @@ import (
 	"whosefd/analyze/report"
 	"whosefd/tracer"
 	"whosefd/tracer/event"
+	"whosefd/tracer/procview"
 )
 
 // follow is what trace and guard have in common: whom to follow, and where the
@@ -74,6 +75,11 @@ func (f *follow) options(a *app, cmd *cobra.Command, args []string) (o tracer.Tr
 // outcome is the exit code for how a trace ended.
 func (f *follow) outcome(o *tracer.TraceOptions, out tracer.Outcome, sig os.Signal, d *analyze.Diagnosis) error {
 	if o.PID != 0 || f.findingsExit {
+		if len(d.Findings) == 0 {
+			if err := procview.Scarce(); err != nil {
+				return err // "nothing found" would say too much
+			}
+		}
 		return findingsExit(d)
 	}
 	if s, ok := sig.(syscall.Signal); ok && !out.Ended {

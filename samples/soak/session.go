@@ -208,7 +208,14 @@ func (r *round) hanging() {
 	gdb := scene.Hang(r.t, "--fd", strconv.Itoa(r.fd))
 	inferior := gdb.Inferior()
 	was := look(r.t, gdb)
-	r.watch(gdb.PID).end(gdb.PID)
+	w := r.watch(gdb.PID)
+	w.end(gdb.PID)
+	if wrong := ""; r.command == "explain" || r.command == "trace" {
+		if r.ends == "0" {
+			wrong = "exit code 0: " + w.stderr.String()
+		}
+		r.held(honest, wrong)
+	}
 	is := look(r.t, gdb)
 	if r.command == "repair" || r.command == "guard" {
 		was.fds, is.fds = nil, nil // gdb has gone on, perhaps

@@ -124,11 +124,12 @@ const (
 	terminal  = "terminal settings and foreground group are as they were"
 	leftovers = "nothing of whosefd runs on"
 	codes     = "whosefd ends in the way that it should, without a dump"
+	honest    = "a gdb that hangs is never said to be all right"
 	oneTracer = "the inferior is gdb's alone"
 )
 
 // promises are all of them, in the table's order.
-var promises = []string{untraced, oneTracer, right, givenBack, cpuMasks, masks, others, terminal, stray, leftovers, codes}
+var promises = []string{untraced, oneTracer, right, givenBack, cpuMasks, masks, others, terminal, stray, leftovers, codes, honest}
 
 // compare holds a state against the one before.
 func (r *round) compare(was, is state) {

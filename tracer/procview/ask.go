@@ -304,7 +304,7 @@ func openHow(dir int, name string, flags, resolve uint64) (int, error) {
 	for {
 		fd, err := unix.Openat2(dir, name, &unix.OpenHow{Flags: flags, Resolve: resolve})
 		if !errors.Is(err, unix.EINTR) {
-			return fd, err
+			return fd, noteScarce(err)
 		}
 	}
 }

@@ -347,7 +347,7 @@ type Memory struct {
 func (v *View) OpenMemory(pid event.PID, maps []Mapping) (*Memory, error) {
 	f, err := os.Open(v.path(int(pid), "mem"))
 	if err != nil {
-		return nil, fmt.Errorf("memory of pid %d: %w", pid, gone(err))
+		return nil, fmt.Errorf("memory of pid %d: %w", pid, gone(noteScarce(err)))
 	}
 	return &Memory{v, f, v.Served(pid, maps)}, nil
 }

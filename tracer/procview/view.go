@@ -118,7 +118,7 @@ func openat(dir int, name string, flags int) (int, error) {
 	for {
 		fd, err := unix.Openat(dir, name, flags, 0)
 		if !errors.Is(err, unix.EINTR) {
-			return fd, err
+			return fd, noteScarce(err)
 		}
 	}
 }
@@ -425,7 +425,7 @@ const mapsWithin = 3 * time.Second
 func (v *View) readMaps(pid event.PID) ([]Mapping, error) {
 	f, err := os.Open(v.path(int(pid), "maps"))
 	if err != nil {
-		return nil, fmt.Errorf("mappings of pid %d: %w", pid, gone(err))
+		return nil, fmt.Errorf("mappings of pid %d: %w", pid, gone(noteScarce(err)))
 	}
 	defer f.Close()
 	maps, err := ParseMaps(f)
