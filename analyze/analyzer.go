@@ -37,8 +37,8 @@ type Analyzer struct {
 	inferiors map[event.PID]*event.Inferior
 	maps      map[mapKey]*event.LinkMap
 	byName    map[event.Text][]*event.LinkMap
-	fds       map[event.PID]map[event.FD]*descriptor
-	fdCount   int
+	fds       fdTables[descriptor]
+	free      []*descriptor // places to be used again
 	blocked   map[event.TID]*event.Blocked
 	pending   map[event.TID]*event.Syscall // the call that a thread has not come back from
 	stacks    map[event.TID]Stack
@@ -77,7 +77,6 @@ func New() *Analyzer {
 		inferiors: map[event.PID]*event.Inferior{},
 		maps:      map[mapKey]*event.LinkMap{},
 		byName:    map[event.Text][]*event.LinkMap{},
-		fds:       map[event.PID]map[event.FD]*descriptor{},
 		blocked:   map[event.TID]*event.Blocked{},
 		pending:   map[event.TID]*event.Syscall{},
 		stacks:    map[event.TID]Stack{},
@@ -183,13 +182,11 @@ func (a *Analyzer) linkMap(ev *event.LinkMap) {
 // relist empties a process's table before a new listing of it, but remembers
 // which open made each descriptor.
 func (a *Analyzer) relist(pid event.PID) {
-	old := a.fds[pid]
-	a.fdCount -= len(old)
-	a.fds[pid] = make(map[event.FD]*descriptor, len(old))
-	for fd, d := range old {
+	for fd, d := range a.fds.all(pid) {
 		if d.by != nil {
-			a.fds[pid][fd] = &descriptor{target: d.target, access: "?", by: d.by}
-			a.fdCount++
+			d.access = "?"
+		} else {
+			a.fds.set(pid, fd, nil)
 		}
 	}
 }
@@ -197,24 +194,18 @@ func (a *Analyzer) relist(pid event.PID) {
 // setFD says what a descriptor is now. The open that made it is remembered as
 // long as it is the same file. It gives nil where there is no room.
 func (a *Analyzer) setFD(pid event.PID, fd event.FD, t event.Target) *descriptor {
-	table := a.fds[pid]
-	if table == nil {
-		if len(a.fds) >= maxProcesses {
-			a.dropped++
-			return nil
-		}
-		table = map[event.FD]*descriptor{}
-		a.fds[pid] = table
-	}
-	d := table[fd]
+	d := a.fds.get(pid, fd)
 	if d == nil {
-		if a.fdCount >= maxDescriptors {
+		if a.fds.count >= maxDescriptors || len(a.fds.of) >= maxProcesses && a.fds.of[pid] == nil {
 			a.dropped++
 			return nil
 		}
-		d = &descriptor{}
-		table[fd] = d
-		a.fdCount++
+		if n := len(a.free); n > 0 {
+			d, a.free = a.free[n-1], a.free[:n-1]
+		} else {
+			d = new(descriptor)
+		}
+		a.fds.set(pid, fd, d)
 	} else if d.by != nil && t.Identified() && d.target.Identified() && !t.Same(d.target) {
 		d.by.live--
 		d.by, d.access = nil, ""
@@ -224,22 +215,23 @@ func (a *Analyzer) setFD(pid event.PID, fd event.FD, t event.Target) *descriptor
 }
 
 func (a *Analyzer) dropFD(pid event.PID, fd event.FD) {
-	d := a.fds[pid][fd]
+	d := a.fds.get(pid, fd)
 	if d == nil {
 		return
 	}
 	if d.by != nil {
 		d.by.live--
 	}
-	delete(a.fds[pid], fd)
-	a.fdCount--
+	a.fds.set(pid, fd, nil)
+	*d = descriptor{}
+	a.free = append(a.free, d)
 }
 
 // descriptors gives the numbers of a process's descriptors for one file, in
 // order.
 func (a *Analyzer) descriptors(pid event.PID, of event.Target) []event.FD {
 	var same []event.FD
-	for fd, d := range a.fds[pid] {
+	for fd, d := range a.fds.all(pid) {
 		if d.access != "?" && d.target.Same(of) {
 			same = append(same, fd)
 		}
@@ -283,11 +275,11 @@ func (a *Analyzer) syscall(ev *event.Syscall) Mark {
 		return a.read(ev)
 	case decode.ClassSeek:
 		a.memory.add(ev)
-		if d := a.fds[ev.PID][ev.FD.Val]; d != nil && d.by != nil && ev.Ret.Val != 0 {
+		if d := a.fds.get(ev.PID, ev.FD.Val); d != nil && d.by != nil && ev.Ret.Val != 0 {
 			d.by.moved = true
 		}
 	case decode.ClassMap:
-		if d := a.fds[ev.PID][ev.FD.Val]; ev.FD.Known && d != nil && d.by != nil && ev.Errno == "" && !ev.Unfinished {
+		if d := a.fds.get(ev.PID, ev.FD.Val); ev.FD.Known && d != nil && d.by != nil && ev.Errno == "" && !ev.Unfinished {
 			d.by.mapped = true
 			d.by.begins(ev)
 		}
@@ -310,7 +302,7 @@ func (a *Analyzer) dup(ev *event.Syscall) {
 		ev.Name == "fcntl" && !strings.HasPrefix(ev.Flags, "F_DUPFD") {
 		return
 	}
-	from, to := a.fds[ev.PID][ev.FD.Val], event.FD(ev.Ret.Val)
+	from, to := a.fds.get(ev.PID, ev.FD.Val), event.FD(ev.Ret.Val)
 	if to == ev.FD.Val || to < 0 {
 		return
 	}
@@ -410,7 +402,7 @@ func (a *Analyzer) read(ev *event.Syscall) Mark {
 	if !ev.FD.Known {
 		return Mark{}
 	}
-	d := a.fds[ev.PID][ev.FD.Val]
+	d := a.fds.get(ev.PID, ev.FD.Val)
 	if ev.Target != nil && ev.Target.Identified() && (d == nil || !d.target.Same(*ev.Target)) {
 		d = a.setFD(ev.PID, ev.FD.Val, *ev.Target)
 	}

@@ -62,7 +62,7 @@ func (a *Analyzer) intendedFile(s *suspect) *Intended {
 					in.Kind = event.Memfd
 				}
 			}
-		} else if d := a.fds[s.meant.pid][n.FD]; d != nil {
+		} else if d := a.fds.get(s.meant.pid, n.FD); d != nil {
 			if rel, _ := s.meant.compare(d.target); rel == same {
 				in.FD = event.Some(n.FD)
 			}

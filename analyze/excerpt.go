@@ -174,7 +174,7 @@ func (e *Excerpt) Inferiors() []event.Process {
 // evidence, in order.
 func (a *Analyzer) Table(pid event.PID) []event.Descriptor {
 	var all []event.Descriptor
-	for fd, d := range a.fds[pid] {
+	for fd, d := range a.fds.all(pid) {
 		if d.access != "?" {
 			all = append(all, event.Descriptor{T: a.last, PID: pid, FD: fd, Access: d.access, Target: d.target})
 		}

@@ -19,8 +19,8 @@ type Filter struct {
 	TIDs  []event.TID
 	// Findings keeps only what has a mark.
 	Findings bool
-	// Rows is how many calls [Tables] keeps, the latest ones: 0 for
-	// DefaultRows, below 0 for none.
+	// Rows is how many calls [Tables] keeps, and how many closed descriptors, the
+	// latest ones: 0 for DefaultRows; below 0 for no calls, and as many descriptors.
 	Rows int
 }
 

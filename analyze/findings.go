@@ -169,8 +169,8 @@ func (a *Analyzer) threads() []*event.Blocked {
 		}
 		b := &event.Blocked{T: ev.T, PID: ev.PID, TID: tid, Syscall: ev.Name, FD: ev.FD, Target: ev.Target, Path: ev.Path}
 		if b.Target == nil && b.FD.Known {
-			if d := a.fds[ev.PID][b.FD.Val]; d != nil {
-				b.Target = &d.target
+			if d := a.fds.get(ev.PID, b.FD.Val); d != nil {
+				b.Target = cloneTarget(&d.target)
 			}
 		}
 		all = append(all, b)
@@ -221,7 +221,7 @@ func (a *Analyzer) readerOf(o *opened, threads []*event.Blocked) *event.Blocked 
 		if !b.FD.Known || !isRead(b.Syscall) {
 			continue
 		}
-		if d := a.fds[b.PID][b.FD.Val]; d != nil && d.by == o && (b.Target == nil || !b.Target.Identified() || b.Target.Same(o.target)) {
+		if d := a.fds.get(b.PID, b.FD.Val); d != nil && d.by == o && (b.Target == nil || !b.Target.Identified() || b.Target.Same(o.target)) {
 			return b
 		}
 	}
@@ -243,7 +243,7 @@ func (a *Analyzer) openedLater(s suspect) bool {
 
 // holds says whether the debugger has the meant file open.
 func (a *Analyzer) holds(m meant) bool {
-	for _, d := range a.fds[a.debugger.PID] {
+	for _, d := range a.fds.all(a.debugger.PID) {
 		if d.access == "?" {
 			continue
 		}
@@ -453,7 +453,7 @@ func (a *Analyzer) ownPipe(t event.Target) bool {
 	if t.Kind != event.Pipe && t.Kind != event.FIFO {
 		return false
 	}
-	for _, d := range a.fds[a.debugger.PID] {
+	for _, d := range a.fds.all(a.debugger.PID) {
 		if d.by == nil && d.target.Same(t) {
 			return true
 		}
@@ -586,11 +586,11 @@ func (a *Analyzer) inDebugger(lm *event.LinkMap) (event.Target, bool) {
 	t, known := resolution(lm, a.debugger.PID)
 	if !known {
 		n := decode.ClassifyName(string(lm.Name))
-		table := a.fds[a.debugger.PID]
-		if n.Kind != decode.SelfFD || n.Rest != "" || len(table) == 0 {
+		table := a.fds.table(a.debugger.PID)
+		if n.Kind != decode.SelfFD || n.Rest != "" || table == nil || table.count == 0 {
 			return event.Target{}, false
 		}
-		if d := table[n.FD]; d != nil {
+		if d := a.fds.get(a.debugger.PID, n.FD); d != nil {
 			return d.target, true
 		}
 		return event.Target{Kind: event.Unknown, Error: "ENOENT"}, true
@@ -668,7 +668,7 @@ func (a *Analyzer) stackOnly(b *event.Blocked) []suspect {
 			if n.Kind != decode.SelfFD || n.Derived || n.FD == b.FD.Val {
 				continue
 			}
-			own := a.fds[b.PID][n.FD]
+			own := a.fds.get(b.PID, n.FD)
 			if own == nil || !own.target.Same(*b.Target) {
 				continue
 			}
@@ -685,7 +685,7 @@ func (a *Analyzer) stackOnly(b *event.Blocked) []suspect {
 // readers are the descriptors of a process by which it can read a file.
 func (a *Analyzer) readers(pid event.PID, of event.Target) []event.FD {
 	return slices.DeleteFunc(a.descriptors(pid, of), func(fd event.FD) bool {
-		access := a.fds[pid][fd].access
+		access := a.fds.get(pid, fd).access
 		return access == "w" || access == "path"
 	})
 }

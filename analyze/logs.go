@@ -71,7 +71,7 @@ func (a *Analyzer) ownWriters(b *event.Blocked) []event.FD {
 	}
 	var own []event.FD
 	for _, fd := range a.descriptors(b.PID, *b.Target) {
-		if acc := a.fds[b.PID][fd].access; acc == "w" || acc == "rw" {
+		if acc := a.fds.get(b.PID, fd).access; acc == "w" || acc == "rw" {
 			own = append(own, fd)
 		}
 	}
@@ -102,7 +102,7 @@ func (o *opened) gotLibrary() bool {
 // known which they are.
 func (a *Analyzer) closeOnExec(pid event.PID) {
 	var gone []event.FD
-	for fd, d := range a.fds[pid] {
+	for fd, d := range a.fds.all(pid) {
 		if d.by != nil && strings.Contains(d.by.flags, "O_CLOEXEC") {
 			gone = append(gone, fd)
 		}

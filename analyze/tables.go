@@ -11,11 +11,9 @@ import (
 
 // Bounds of the tables.
 const (
-	// DefaultRows is how many calls are kept, the latest ones, unless the filter
-	// says otherwise.
+	// DefaultRows is how many calls and closed descriptors are kept, the latest
+	// ones, unless the filter says otherwise.
 	DefaultRows = 1000
-	// maxFDRows is how many closed descriptors are kept one by one.
-	maxFDRows = 2048
 	// maxCallNames bounds the summary; no kernel has so many calls.
 	maxCallNames = 1024
 	// maxFiles bounds the inferiors' files that are known.
@@ -101,8 +99,9 @@ type Tables struct {
 	summary map[string]*SummaryRow
 	pending map[event.TID]waiting
 
-	open        openRows
+	open        fdTables[fdRow]
 	closed      []*fdRow
+	maxClosed   int // how many are kept one by one
 	free        []*fdRow
 	older       FDRow // the sum of closed ones that were merged
 	debugger    event.PID
@@ -123,58 +122,6 @@ type fdKey struct {
 
 type ident struct{ dev, ino uint64 }
 
-// openRows are the rows of descriptors that are open. Those with small numbers
-// of one process, which almost all calls are about, are found without a map.
-type openRows struct {
-	pid   event.PID
-	small [256]*fdRow
-	rest  map[fdKey]*fdRow
-	count int
-}
-
-func (o *openRows) get(key fdKey) *fdRow {
-	if key.pid == o.pid && uint32(key.fd) < uint32(len(o.small)) {
-		return o.small[key.fd]
-	}
-	return o.rest[key]
-}
-
-// set puts a row at a key, or takes it away: nil.
-func (o *openRows) set(key fdKey, row *fdRow) {
-	was := o.get(key)
-	switch {
-	case was == nil && row != nil:
-		o.count++
-	case was != nil && row == nil:
-		o.count--
-	}
-	if o.pid == 0 && o.rest == nil {
-		o.pid, o.rest = key.pid, map[fdKey]*fdRow{}
-	}
-	switch {
-	case key.pid == o.pid && uint32(key.fd) < uint32(len(o.small)):
-		o.small[key.fd] = row
-	case row == nil:
-		delete(o.rest, key)
-	default:
-		o.rest[key] = row
-	}
-}
-
-// all goes through them, in no order.
-func (o *openRows) all(yield func(fdKey, *fdRow) bool) {
-	for fd, row := range o.small {
-		if row != nil && !yield(fdKey{o.pid, event.FD(fd)}, row) {
-			return
-		}
-	}
-	for key, row := range o.rest {
-		if !yield(key, row) {
-			return
-		}
-	}
-}
-
 // waiting is a call that has not ended.
 type waiting struct {
 	since event.Micros
@@ -187,12 +134,16 @@ type waiting struct {
 // NewTables gathers what the filter lets through. The table by descriptor
 // still knows of each open and close.
 func NewTables(f Filter) *Tables {
+	closed := f.Rows
 	if f.Rows == 0 {
 		f.Rows = DefaultRows
 	}
+	if closed <= 0 {
+		closed = DefaultRows
+	}
 	f.Rows = max(f.Rows, 0)
 	return &Tables{
-		filter: f, summary: map[string]*SummaryRow{}, pending: map[event.TID]waiting{},
+		filter: f, maxClosed: closed, summary: map[string]*SummaryRow{}, pending: map[event.TID]waiting{},
 		theirs: map[ident]bool{},
 	}
 }
@@ -246,7 +197,7 @@ func (t *Tables) descriptor(ev *event.Descriptor) {
 	if t.listed != nil {
 		t.listed[key] = true
 	}
-	row := t.open.get(key)
+	row := t.open.get(key.pid, key.fd)
 	if row != nil && (row.Target == nil || row.Target.Same(ev.Target) || !ev.Target.Identified()) {
 		row.setTarget(&ev.Target)
 		return
@@ -272,33 +223,47 @@ func (t *Tables) start(key fdKey, row FDRow) *fdRow {
 	r.FDRow = row
 	r.PID, r.FD = key.pid, key.fd
 	r.setTarget(row.Target)
-	t.open.set(key, r)
+	t.open.set(key.pid, key.fd, r)
 	return r
 }
 
 func (t *Tables) close(key fdKey, at event.Opt[event.Micros]) {
-	row := t.open.get(key)
+	row := t.open.get(key.pid, key.fd)
 	if row == nil {
 		return
 	}
-	t.open.set(key, nil)
+	t.open.set(key.pid, key.fd, nil)
 	row.Closed, row.Gone = at, !at.Known
-	t.closed = append(t.closed, row)
-	if len(t.closed) < 2*maxFDRows {
+	if !t.shows(&row.FDRow) {
+		t.free = append(t.free, row)
 		return
 	}
-	// Keep the marked ones, if they are not too many, and the latest.
-	kept, marked := t.closed[:0], 0
-	for i, r := range t.closed {
-		if r.Rule != "" && marked < maxFDRows/2 {
-			marked++
-		} else if i < len(t.closed)-maxFDRows/2 {
+	if t.closed = append(t.closed, row); len(t.closed) >= 2*t.maxClosed {
+		t.mergeOlder()
+	}
+}
+
+// mergeOlder keeps as many closed descriptors as there may be: the marked ones,
+// if they are not too many, and the latest. The others become a sum.
+func (t *Tables) mergeOlder() {
+	over, marked := len(t.closed)-t.maxClosed, 0
+	if over <= 0 {
+		return
+	}
+	kept := t.closed[:0]
+	for _, r := range t.closed {
+		spared := r.Rule != "" && marked < t.maxClosed/2
+		if over > 0 && !spared {
+			over--
 			t.older.Count++
 			t.older.Reads += r.Reads
 			t.older.Bytes += r.Bytes
 			t.older.ReadUS += r.ReadUS
 			t.free = append(t.free, r)
 			continue
+		}
+		if spared {
+			marked++
 		}
 		kept = append(kept, r)
 	}
@@ -426,7 +391,7 @@ func (t *Tables) follow(ev *event.Syscall, mark Mark, completes bool) {
 		}
 		t.close(key, now)
 		r := t.start(key, FDRow{Call: ev.Name, Name: ev.Path, Target: ev.Target, Opened: now, Rule: mark.Rule, Effect: mark.Effect})
-		if from := t.open.get(fdKey{ev.PID, ev.FD.Val}); r != nil && ev.FD.Known && from != nil {
+		if from := t.open.get(ev.PID, ev.FD.Val); r != nil && ev.FD.Known && from != nil {
 			if r.Name == "" {
 				r.Name = from.Name
 			}
@@ -446,7 +411,7 @@ func (t *Tables) follow(ev *event.Syscall, mark Mark, completes bool) {
 	switch row.Class {
 	case decode.ClassClose:
 		if !ev.Unfinished && ev.Errno != "EBADF" {
-			if t.open.get(key) == nil {
+			if t.open.get(key.pid, key.fd) == nil {
 				t.start(key, FDRow{Target: ev.Target})
 			}
 			t.close(key, now)
@@ -457,7 +422,7 @@ func (t *Tables) follow(ev *event.Syscall, mark Mark, completes bool) {
 }
 
 func (t *Tables) read(ev *event.Syscall, key fdKey, completes bool) {
-	r := t.open.get(key)
+	r := t.open.get(key.pid, key.fd)
 	if r != nil && r.Target != nil && ev.Target != nil && ev.Target.Identified() && r.Target.Identified() && !r.Target.Same(*ev.Target) {
 		t.close(key, event.Opt[event.Micros]{}) // it became another file unseen
 		r = nil
@@ -529,19 +494,22 @@ func (t *Tables) Descriptors() []FDRow {
 			rows = append(rows, r)
 		}
 	}
+	t.mergeOlder()
 	for _, r := range t.closed {
 		add(r.FDRow)
 	}
-	for key, r := range t.open.all {
-		row := r.FDRow
-		if since, ok := waiting[key]; ok {
-			row.Waiting = true
-			row.ReadUS += int64(max(0, t.last-since))
+	for pid := range t.open.of {
+		for fd, r := range t.open.all(pid) {
+			row, key := r.FDRow, fdKey{pid, fd}
+			if since, ok := waiting[key]; ok {
+				row.Waiting = true
+				row.ReadUS += int64(max(0, t.last-since))
+			}
+			if t.listed != nil && !t.listed[key] && !row.Waiting {
+				row.Gone = true
+			}
+			add(row)
 		}
-		if t.listed != nil && !t.listed[key] && !row.Waiting {
-			row.Gone = true
-		}
-		add(row)
 	}
 	slices.SortStableFunc(rows, func(x, y FDRow) int {
 		return cmp.Or(cmp.Compare(x.PID, y.PID), cmp.Compare(x.FD, y.FD), cmp.Compare(x.Opened.Or(-1), y.Opened.Or(-1)))

@@ -1,10 +1,13 @@
 package report
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"strconv"
 	"strings"
+	"sync"
 
 	"whosefd/analyze"
 	"whosefd/tracer/event"
@@ -16,13 +19,24 @@ func Tables(w io.Writer, t *analyze.Tables, f Format, st Style) error {
 	if f == FormatJSON {
 		return JSON(w, jsonTables(t))
 	}
-	for i, write := range []func(io.Writer, *analyze.Tables, Format, Style) error{Calls, Summary, Descriptors} {
+	// Drawing takes longer than reading a short recording: it is done side by side.
+	all := []*table{callsTable(t), summaryTable(t), descriptorsTable(t)}
+	drawn, errs := make([]bytes.Buffer, len(all)), make([]error, len(all))
+	var group sync.WaitGroup
+	for i, tbl := range all {
+		group.Go(func() { errs[i] = tbl.write(&drawn[i], f, st) })
+	}
+	group.Wait()
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	for i := range drawn {
 		if i > 0 {
 			if _, err := io.WriteString(w, "\n"); err != nil {
 				return err
 			}
 		}
-		if err := write(w, t, f, st); err != nil {
+		if _, err := drawn[i].WriteTo(w); err != nil {
 			return err
 		}
 	}
@@ -55,10 +69,14 @@ func jsonTables(t *analyze.Tables) tablesJSON {
 
 // Calls writes the table of the calls, the latest that were kept.
 func Calls(w io.Writer, t *analyze.Tables, f Format, st Style) error {
-	rows, cut := t.Calls()
 	if f == FormatJSON {
 		return JSON(w, jsonTables(t).Calls)
 	}
+	return callsTable(t).write(w, f, st)
+}
+
+func callsTable(t *analyze.Tables) *table {
+	rows, cut := t.Calls()
 	tbl := callTable()
 	for i := range rows {
 		addCall(tbl, &rows[i], t.Untimed())
@@ -66,7 +84,7 @@ func Calls(w io.Writer, t *analyze.Tables, f Format, st Style) error {
 	if cut > 0 {
 		tbl.notes = append(tbl.notes, fmt.Sprintf("%d earlier calls are not shown: the last %d are kept.", cut, len(rows)))
 	}
-	return tbl.write(w, f, st)
+	return tbl
 }
 
 func callTable() *table {
@@ -120,26 +138,33 @@ func CaseCSV(w io.Writer, c *Case, which string) error {
 
 // Summary writes the summary by call.
 func Summary(w io.Writer, t *analyze.Tables, f Format, st Style) error {
-	rows := t.Summary()
 	if f == FormatJSON {
-		return JSON(w, rows)
+		return JSON(w, t.Summary())
 	}
+	return summaryTable(t).write(w, f, st)
+}
+
+func summaryTable(t *analyze.Tables) *table {
 	tbl := &table{title: "Summary by call", cols: []column{
 		{name: "call"}, {name: "calls", right: true}, {name: "errors", right: true}, {name: "unfinished", right: true},
 		{name: "total", right: true}, {name: "max", right: true},
 	}}
-	for _, r := range rows {
+	for _, r := range t.Summary() {
 		tbl.add(false, Clean(r.Name), num(r.Calls), blankZero(r.Errors), blankZero(r.Unfinished), blankTime(r.TotalUS), blankTime(r.MaxUS))
 	}
-	return tbl.write(w, f, st)
+	return tbl
 }
 
 // Descriptors writes the table by descriptor.
 func Descriptors(w io.Writer, t *analyze.Tables, f Format, st Style) error {
-	rows := t.Descriptors()
 	if f == FormatJSON {
-		return JSON(w, rows)
+		return JSON(w, t.Descriptors())
 	}
+	return descriptorsTable(t).write(w, f, st)
+}
+
+func descriptorsTable(t *analyze.Tables) *table {
+	rows := t.Descriptors()
 	tbl := &table{title: "Descriptors", cols: []column{
 		{name: "fd", right: true}, {name: "target", flex: true}, {name: "made by", spare: 6}, {name: "name", flex: true},
 		{name: "opened", right: true, spare: 4}, {name: "closed", right: true, spare: 5}, {name: "reads", right: true, spare: 3},
@@ -159,7 +184,7 @@ func Descriptors(w io.Writer, t *analyze.Tables, f Format, st Style) error {
 		tbl.add(mark != "", strconv.Itoa(int(r.FD)), target(r.Target), Clean(r.Call), Clean(string(r.Name)), opened(r, t.Untimed()), closed(r, t.Untimed()),
 			blankZero(r.Reads), blankZero(r.Bytes), took, whose(r.Whose), mark)
 	}
-	return tbl.write(w, f, st)
+	return tbl
 }
 
 func opened(r *analyze.FDRow, untimed bool) string {

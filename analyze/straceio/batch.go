@@ -12,8 +12,10 @@ type batch struct {
 	err   error  // the last batch: io.EOF, or why the reading ended
 }
 
-// batchCalls is the number of calls of a batch. A larger one is no faster.
-const batchCalls = 256
+// batchCalls is the number of calls of a batch: so many that waking up the other
+// goroutine costs nothing. With 256 reading takes twice as long; 16384 leave the
+// CPU's cache.
+const batchCalls = 4096
 
 func (b *batch) reset() {
 	clear(b.items)

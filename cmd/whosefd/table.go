@@ -83,7 +83,7 @@ summary only.`,
 		},
 	}
 	fl.flags(cmd)
-	cmd.Flags().IntVar(&rows, "rows", analyze.DefaultRows, "show at most this many calls, the latest")
+	cmd.Flags().IntVar(&rows, "rows", analyze.DefaultRows, "show at most this many calls, and as many closed descriptors, the latest")
 	formatFlag(cmd, &format, "table", "text", "json", "markdown", "csv")
 	cmd.Flags().StringSliceVar(&which, "show", nil, "which tables: calls, summary, fds (default: all)")
 	complete(cmd, "show", "calls", "summary", "fds")
