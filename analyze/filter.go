@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"whosefd/tracer/decode"
 	"whosefd/tracer/event"
 )
 
@@ -37,7 +38,8 @@ func (f *Filter) Match(ev *event.Syscall, mark Mark) bool {
 
 // concerns says whether a call works on a descriptor or makes it.
 func concerns(ev *event.Syscall, fd event.FD) bool {
-	return ev.FD.Is(fd) || ev.DirFD.Is(fd) || ev.NewFD.Is(fd) || makesFD(ev) && ev.Ret.Is(int64(fd))
+	row, ok := decode.ByName(ev.Name)
+	return ev.FD.Is(fd) || ev.DirFD.Is(fd) || ev.NewFD.Is(fd) || ok && makesFD(ev, row) && ev.Ret.Is(int64(fd))
 }
 
 func matches(pattern, text string) bool {

@@ -369,12 +369,11 @@ func (t *Tables) keep(ev *event.Syscall, mark Mark) {
 }
 
 // makesFD says whether a call's result is a new descriptor.
-func makesFD(ev *event.Syscall) bool {
+func makesFD(ev *event.Syscall, row *decode.Call) bool {
 	if ev.Unfinished || ev.Errno != "" || !ev.Ret.Known || ev.Ret.Val < 0 {
 		return false
 	}
-	row, ok := decode.ByName(ev.Name)
-	return ok && (row.Ret == decode.RetNewFD || ev.Name == "fcntl" && strings.HasPrefix(ev.Flags, "F_DUPFD"))
+	return row.Ret == decode.RetNewFD || ev.Name == "fcntl" && strings.HasPrefix(ev.Flags, "F_DUPFD")
 }
 
 // follow keeps the table by descriptor.
@@ -384,7 +383,7 @@ func (t *Tables) follow(ev *event.Syscall, mark Mark, completes bool) {
 		return
 	}
 	now := event.Some(ev.T + event.Micros(ev.DurUS.Or(0)))
-	if makesFD(ev) {
+	if makesFD(ev, row) {
 		key := fdKey{ev.PID, event.FD(ev.Ret.Val)}
 		if row.Class == decode.ClassDup && ev.FD.Is(key.fd) {
 			return // dup2 of a descriptor onto itself

@@ -17,7 +17,10 @@ type batch struct {
 // CPU's cache.
 const batchCalls = 4096
 
+// reset empties it. That is for the goroutine that has looked at the events: the
+// one that parses has more to do.
 func (b *batch) reset() {
+	clear(b.calls[:min(b.used+1, len(b.calls))]) // the next slot may have been touched
 	clear(b.items)
 	b.items, b.used, b.bytes, b.err = b.items[:0], 0, b.bytes[:0], nil
 }
@@ -29,11 +32,15 @@ func (b *batch) full() bool { return b.used == len(b.calls) || len(b.items) >= 2
 // is looked at between lines.
 func (p *parser) slot() *event.Syscall {
 	ev := &p.out.calls[p.out.used]
-	*ev = event.Syscall{}
+	if p.touched {
+		*ev = event.Syscall{}
+	}
+	p.touched = true
 	return ev
 }
 
 func (p *parser) commit(ev *event.Syscall) {
+	p.touched = false
 	p.out.used++
 	p.emitted++
 	p.out.items = append(p.out.items, ev)

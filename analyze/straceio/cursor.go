@@ -156,6 +156,11 @@ func (c *cursor) annotation() ([]byte, bool) {
 	}
 	start, depth, square := c.i+1, 1, 0
 	path := start < len(c.b) && c.b[start] == '/' // where "<", ">" and controls are escaped, and "[" means itself
+	if path {                                     // most are, of a file that is not a device
+		if n := bytes.IndexByte(c.b[start:], '>'); n >= 0 && bytes.IndexByte(c.b[start:start+n], '<') < 0 {
+			return c.endAnnotation(start, start+n)
+		}
+	}
 	for i := start; i < len(c.b); i++ {
 		switch c.b[i] {
 		case '"':
@@ -184,15 +189,20 @@ func (c *cursor) annotation() ([]byte, bool) {
 			if depth--; depth > 0 {
 				break
 			}
-			c.i = i + 1
-			if !c.at("(deleted)") {
-				return c.b[start:i], true
-			}
-			return c.b[start:c.i], true
+			return c.endAnnotation(start, i)
 		}
 	}
 	c.end()
 	return nil, false
+}
+
+// endAnnotation goes behind one that ends at a bracket.
+func (c *cursor) endAnnotation(start, bracket int) ([]byte, bool) {
+	c.i = bracket + 1
+	if c.at("(deleted)") {
+		bracket = c.i
+	}
+	return c.b[start:bracket], true
 }
 
 // number reads a decimal, octal or hexadecimal number, with a sign where there

@@ -34,9 +34,16 @@ const maxTID = 4 << 20
 // call], [the instruction pointer]; printleader in strace's source has the
 // order. What is not understood is left in body.
 func cutHead(line []byte) (h head, body []byte) {
+	body = h.cut(line)
+	return h, body
+}
+
+// cut is cutHead, into h.
+func (h *head) cut(line []byte) (body []byte) {
+	*h = head{}
 	body = line
 	if len(body) > 0 && (body[0] >= 'a' && body[0] <= 'z' || body[0] == '<') {
-		return h, body // the usual line without any
+		return body // the usual line without any
 	}
 	if rest, ok := bytes.CutPrefix(body, []byte("[pid ")); ok {
 		if n, comm, rest, ok := cutTID(bytes.TrimLeft(rest, " ")); ok {
@@ -54,7 +61,7 @@ func cutHead(line []byte) (h head, body []byte) {
 		case ch >= '0' && ch <= '9', ch == '(', ch == ' ':
 			rest, ok := h.cutTime(body)
 			if !ok {
-				return h, body
+				return body
 			}
 			body = rest
 		case ch == '[':
@@ -62,14 +69,14 @@ func cutHead(line []byte) (h head, body []byte) {
 			// "[ Process PID=12 runs in 32 bit mode. ]".
 			n := bytes.Index(body, []byte("] "))
 			if n < 0 || bytes.HasPrefix(body, []byte("[ Process")) {
-				return h, body
+				return body
 			}
 			body = body[n+2:]
 		default:
-			return h, body
+			return body
 		}
 	}
-	return h, body
+	return body
 }
 
 // cutTID reads a thread id and, with --decode-pids, what stands behind it.

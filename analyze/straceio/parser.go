@@ -13,10 +13,12 @@ import (
 type parser struct {
 	shared
 	out     *batch
+	touched bool // the next slot has been filled in part
 	session *event.Session
 	table   *decode.Table // for the numbers that -X raw prints
 	calls   callTable
-	args    args // of the call that is being read
+	head    head // of the line that is being read
+	args    args // of its call
 
 	main      *process
 	mainTID   event.TID // of lines that name no thread
@@ -58,7 +60,7 @@ type strange struct {
 func newParser() *parser {
 	p := &parser{
 		threads: map[event.TID]*thread{}, inferiors: map[event.PID]*event.Inferior{},
-		comms: map[event.PID]event.Text{}, kinds: map[event.Kind]*file{}, out: new(batch),
+		comms: map[event.PID]event.Text{}, kinds: map[event.Kind]*file{},
 	}
 	p.seed = maphash.MakeSeed()
 	return p
@@ -98,16 +100,17 @@ func (p *parser) line(line []byte, whole bool, tid event.TID, at where) {
 
 // log reads a line of strace's; false where it is none.
 func (p *parser) log(line []byte, whole bool, tid event.TID) bool {
-	h, body := cutHead(line)
+	h := &p.head
+	body := h.cut(line)
 	if len(body) == 0 {
 		return true
 	}
 	if h.clock == clockNone {
-		return p.body(&h, body, whole, tid)
+		return p.body(h, body, whole, tid)
 	}
 	timed, now, days := p.timed, p.now, p.days
-	p.tick(&h)
-	ok := p.body(&h, body, whole, tid)
+	p.tick(h)
+	ok := p.body(h, body, whole, tid)
 	if !ok { // the number was no time
 		p.timed, p.now, p.days = timed, now, days
 	}

@@ -54,7 +54,7 @@ func NewReader(in ...Input) *Reader {
 }
 
 // batches is how many are on their way at most.
-const batches = 4
+const batches = 3
 
 // Next gives the next event; [io.EOF] at the end. Any other error says in which
 // line, and what is before it counts. The event is valid until the next call of
