@@ -92,9 +92,10 @@ var advices = []advice{
 		kind: "sysroot", rules: []Rule{RuleMountNS},
 		when: func(f *Finding) bool { return f.whose() != 0 },
 		command: func(a *Analyzer, f *Finding) string {
-			return fmt.Sprintf("gdb -iex 'set sysroot /proc/%d/root' -p %d", f.whose(), f.whose())
+			return fmt.Sprintf("whosefd preflight %d --sysroot sysroot-%d", f.whose(), f.whose())
 		},
-		text: say("has gdb look for libraries below the root directory that the program sees."),
+		text: say("makes a folder in which gdb finds the files that the program sees, and prints how to start gdb with it. " +
+			"(`set sysroot /proc/PID/root` is not enough: below another root directory gdb then loses the program itself.)"),
 	},
 	{
 		kind: "namespace", rules: []Rule{RulePIDNS},

@@ -57,6 +57,7 @@ func TestNothingWaitsForFUSE(t *testing.T) {
 		args   []string
 		code   int    // -1: it depends on who else hangs on this machine
 		out    string // has this
+		says   string // so has stderr
 		sticks bool   // the debugger cannot be stopped, which is said
 	}
 	missing := "what " + lib + " leads to in gdb: the file system does not answer"
@@ -64,13 +65,14 @@ func TestNothingWaitsForFUSE(t *testing.T) {
 		t.Helper()
 		for _, want := range runs {
 			out, stderr, code := startWhosefd(t, want.args...).endsSoon(t)
-			if want.sticks && !strings.Contains(stderr, "did not stop") || code != want.code && want.code >= 0 || !strings.Contains(out, want.out) {
+			if want.sticks && !strings.Contains(stderr, "did not stop") || code != want.code && want.code >= 0 || !strings.Contains(out, want.out) || !strings.Contains(stderr, want.says) {
 				t.Errorf("%v: exit code %d\n%s%s", want.args, code, out, stderr)
 			}
 		}
 	}
 	check(run{args: []string{"explain", pid}, out: missing},
 		run{args: []string{"explain", program}, out: "from_file"},
+		run{args: []string{"preflight", program, "--sysroot", filepath.Join(t.TempDir(), "root")}, code: exitTrouble, says: "the file system does not answer"},
 		run{args: []string{"ps"}, code: -1, out: pid},
 		run{args: []string{"repair", "--dry-run", pid}, out: "Nothing to repair"},
 		run{args: []string{"trace", "--for", "100ms", "-p", pid, "-o", rec}, out: missing})
