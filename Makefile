@@ -8,10 +8,13 @@ VERSION := $(shell git describe --always --dirty 2>/dev/null || echo dev)
 GO_BUILD = go build -trimpath -buildvcs=false -ldflags '-X main.version=$(VERSION)'
 TOOL     = go tool -modfile=tools.mod
 
+# The machine also runs 32-bit programs, which a debugger may debug.
+MULTILIB := $(if $(filter x86_64,$(shell uname -m)),gcc-multilib)
+
 # What the targets need beside Go and make, by the names of Debian's packages.
 BUILD_DEPS = gcc libc6-dev
 DEMO_DEPS  = $(BUILD_DEPS) gdb
-TEST_DEPS  = $(DEMO_DEPS) g++ gdbserver strace binutils xz-utils python3
+TEST_DEPS  = $(DEMO_DEPS) g++ gdbserver strace binutils xz-utils python3 $(MULTILIB)
 LINT_DEPS  = shellcheck
 
 .PHONY: all build samples demo test lint bench soak matrix fuzz deps install clean help

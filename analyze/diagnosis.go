@@ -155,6 +155,8 @@ type Finding struct {
 	// entered: a copy of the debugger resolves the name, in the inferior's
 	// mount namespace.
 	entered bool
+	// arch is that of the debugger's calls where it is not the machine's.
+	arch string
 }
 
 // whose is the inferior whose name it is; 0 where that is not known.

@@ -22,7 +22,7 @@ func (a *Analyzer) finding(s *suspect) Finding {
 		log:        a.source == "strace" && !a.ended && a.debugger.PID > 0,
 	}
 	if s.blocked != nil {
-		f.TID = s.blocked.TID
+		f.TID, f.arch = s.blocked.TID, s.blocked.Arch
 	}
 	if f.Intended == nil {
 		f.Inferior = s.meant.pid

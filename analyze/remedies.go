@@ -58,7 +58,7 @@ var advices = []advice{
 	},
 	{
 		kind: "guard", rules: []Rule{RuleSelfFD, RuleSelfLink, RuleRelative, RuleMountNS},
-		when:    func(f *Finding) bool { return !f.entered }, // the copy of the debugger is not followed
+		when:    func(f *Finding) bool { return !f.entered && f.arch == "" }, // the copy of the debugger is not followed
 		command: func(a *Analyzer, f *Finding) string { return "whosefd guard -- " + a.commandLine() },
 		text:    say("runs the debugger so that it cannot happen again: each such open is led to the inferior's file."),
 	},

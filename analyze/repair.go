@@ -59,6 +59,7 @@ var (
 	ErrHealthy     = errors.New("nothing to repair: no read of a wrong file is going on")
 	ErrNotProved   = errors.New("the evidence does not prove that the debugger opened the wrong file")
 	ErrUnreachable = errors.New("the inferior's file cannot be opened now")
+	ErrArch        = errors.New("the debugger is a 32-bit program, in which whosefd makes no calls")
 )
 
 // releasable says why the read may not be ended; nil if it may.
@@ -66,6 +67,8 @@ func (f *Finding) releasable() error {
 	switch {
 	case f.TID == 0 || !f.Opened.FD.Known || f.Effect != Hang && f.Effect != StolenInput:
 		return ErrHealthy
+	case f.arch != "":
+		return ErrArch
 	case f.Identity != Certain || !f.Opened.Identified():
 		return fmt.Errorf("%w: %s is %s, not certain", ErrNotProved, f.Name, f.Identity)
 	case slices.Contains(f.Opened.SameAsFD, f.Opened.FD.Val):

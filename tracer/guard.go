@@ -23,6 +23,8 @@ type guard struct {
 	// is called after the last.
 	stuck    map[event.TID]*Stuck
 	repaired func()
+	failed   func(reason string)
+	foreign  bool // calls of another architecture were met, and failed was told
 }
 
 // rewritten is what must be put back when the call has returned.
@@ -35,7 +37,10 @@ type rewritten struct {
 
 // newGuard makes the handler for a guard; stop ends the loop.
 func newGuard(r *recorder, o *GuardOptions, stop func()) *guard {
-	g := &guard{recorder: r, m: inject.Linux{}, stuck: map[event.TID]*Stuck{}}
+	g := &guard{recorder: r, m: inject.Linux{}, stuck: map[event.TID]*Stuck{}, failed: func(string) {}}
+	if o.Failed != nil {
+		g.failed = o.Failed
+	}
 	for _, s := range o.Stuck {
 		g.stuck[s.TID] = s
 	}
@@ -53,6 +58,13 @@ func newGuard(r *recorder, o *GuardOptions, stop func()) *guard {
 // Enter implements [ptrace.Handler].
 func (g *guard) Enter(t *ptrace.Thread, arch uint32) {
 	g.recorder.Enter(t, arch)
+	if arch != nativeAudit {
+		if !g.foreign {
+			g.foreign = true
+			g.failed(fmt.Sprintf("thread %d makes the calls of a 32-bit program: they are not guarded", t.TID))
+		}
+		return
+	}
 	c := g.callOf(t)
 	if !c.active || c.ev.Path == "" || c.ev.PathTruncated || !leadable(c.row, c.ev.Flags) {
 		return
@@ -62,7 +74,9 @@ func (g *guard) Enter(t *ptrace.Thread, arch uint32) {
 		return
 	}
 	if err := g.lead(t, c, path, target); err != nil {
-		g.emit(&event.Lost{T: g.now(), TID: t.TID, Reason: fmt.Sprintf("not led to the right file: %v", err)})
+		reason := fmt.Sprintf("%s of %s was not led to the right file: %v", c.ev.Name, c.ev.Path, err)
+		g.emit(&event.Lost{T: g.now(), TID: t.TID, Reason: reason})
+		g.failed(reason)
 	}
 }
 

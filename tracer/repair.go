@@ -106,6 +106,9 @@ type GuardOptions struct {
 	Repaired func()
 	// Stay keeps guarding after the repair; else all threads are let go.
 	Stay bool
+	// Failed, if set, is told why a call was not led to the right file. It is
+	// called on the tracer's thread.
+	Failed func(reason string)
 }
 
 // Guard follows a debugger as [Trace] does, after repairing the threads that

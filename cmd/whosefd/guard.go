@@ -80,6 +80,7 @@ func (a *app) runGuard(ctx context.Context, f *follow, g tracer.GuardOptions, ve
 		}
 		return rec.write(ev)
 	}
+	g.Failed = func(reason string) { a.say("guard: %s", reason) }
 	attached, tell := false, g.Attached
 	g.Attached = func() {
 		attached = true

@@ -34,9 +34,39 @@ var buildOnce = sync.OnceValues(func() (string, error) {
 	return dir, BuildDir(dir)
 })
 
-// BuildDir builds the samples in dir. Any number of processes may do so at the
+// Build32 is Build for a 32-bit machine, of which this one runs the programs.
+func Build32(t TB) string {
+	t.Helper()
+	Require(t, "make", "gcc -m32")
+	dir := filepath.Join(Build(t), "m32")
+	if err := BuildDir(dir, "CC=gcc -m32"); err != nil {
+		t.Fatalf("%v", err)
+	}
+	return dir
+}
+
+// tryM32 says whether the compiler, the C library and the kernel have 32 bits too.
+var tryM32 = sync.OnceValue(func() error {
+	dir, err := os.MkdirTemp("", "whosefd-m32-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	program := filepath.Join(dir, "a")
+	cmd := exec.Command("gcc", "-m32", "-x", "c", "-o", program, "-")
+	cmd.Stdin = strings.NewReader("#include <stdio.h>\nint main(void) { return puts(\"\") < 0; }\n")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("gcc -m32: %w\n%s", err, out)
+	}
+	if err := exec.Command(program).Run(); err != nil {
+		return fmt.Errorf("a 32-bit program: %w", err)
+	}
+	return nil
+})
+
+// BuildDir builds the samples in dir, with variables of make's. Any number of processes may do so at the
 // same time: one builds, the others wait and find the work done.
-func BuildDir(dir string) error {
+func BuildDir(dir string, vars ...string) error {
 	samples, err := Folder()
 	if err != nil {
 		return err
@@ -54,7 +84,7 @@ func BuildDir(dir string) error {
 	if err := flock(lock); err != nil {
 		return fmt.Errorf("lock %s: %w", samples, err)
 	}
-	cmd := exec.Command("make", "-s", "-C", samples, "OUT="+dir)
+	cmd := exec.Command("make", append([]string{"-s", "-C", samples, "OUT=" + dir}, vars...)...)
 	// A make that runs the tests must not hand its flags, its variables or its
 	// job server to this one.
 	cmd.Env = without(os.Environ(), "MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "MAKELEVEL")

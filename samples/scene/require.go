@@ -12,8 +12,10 @@ import (
 
 // Require skips the test unless all that it needs is there: "ptrace" is the
 // permission to trace a process that this one has started, "root" is user 0,
-// "fuse" is the right to serve a FUSE file system, anything else a program on the PATH. With WHOSEFD_REQUIRE=1 in the environment
-// the test fails instead, so that nothing is skipped unnoticed.
+// "fuse" is the right to serve a FUSE file system, "gcc -m32" a compiler for
+// 32-bit programs that run here, anything else a program on the PATH. With
+// WHOSEFD_REQUIRE=1 in the environment the test fails instead, so that nothing is
+// skipped unnoticed.
 func Require(t TB, what ...string) {
 	t.Helper()
 	for _, w := range what {
@@ -37,6 +39,8 @@ func lacks(what string) error {
 		return nil
 	case "fuse":
 		return tryFUSE()
+	case "gcc -m32":
+		return tryM32()
 	default:
 		_, err := exec.LookPath(what)
 		return err

@@ -246,15 +246,27 @@ type Table struct {
 	stat   statLayout
 }
 
-// ForArch gives the table of an architecture by its Go name, "amd64" or "arm64".
+// ForArch gives the table of an architecture by its Go name, "amd64" or "arm64",
+// or "386" for 32-bit programs on the first.
 func ForArch(goarch string) (*Table, error) {
 	switch goarch {
+	case "386":
+		return i386, nil
 	case "amd64":
 		return amd64, nil
 	case "arm64":
 		return arm64, nil
 	}
 	return nil, fmt.Errorf("no table of system calls for architecture %q: amd64 and arm64 are known", goarch)
+}
+
+// Compat is the table of 32-bit programs on the same machine; nil where it is not
+// known.
+func (t *Table) Compat() *Table {
+	if t == amd64 {
+		return i386
+	}
+	return nil
 }
 
 // Arch is the Go name of the architecture.
@@ -320,6 +332,7 @@ var (
 	byName = index(rows)
 	amd64  = newTable("amd64", arch.X86_64)
 	arm64  = newTable("arm64", arch.AARCH64)
+	i386   = newTable("386", arch.I386)
 )
 
 func index(rows []Call) map[string]*Call {
@@ -345,13 +358,14 @@ func newTable(goarch string, info *arch.Info) *Table {
 	for nr, name := range info.SyscallNumbers {
 		// 403 to 423 are the calls with a 64-bit time of 32-bit machines; the
 		// library lists them for arm64 too, where they do not exist.
-		if nr < 403 || nr > 423 {
+		if nr < 403 || nr > 423 || goarch == "386" {
 			all[nr] = name
 		}
 	}
-	if goarch == "amd64" {
+	switch goarch {
+	case "amd64":
 		all[336] = "uprobe" // newer than the library
-	} else {
+	case "arm64":
 		all[79] = "newfstatat" // which the library calls fstatat
 	}
 	for nr := range all {
@@ -369,6 +383,9 @@ func newTable(goarch string, info *arch.Info) *Table {
 		t.calls[nr] = byName[name]
 	}
 	switch goarch {
+	case "386":
+		t.calls[t.nums["mmap"]] = nil // one argument: a pointer to the others (mmap(2))
+		t.open, t.mmap, t.prot = openAMD64, mmapAMD64, prot
 	case "amd64":
 		t.open, t.mmap, t.prot, t.stat = openAMD64, mmapAMD64, prot, statAMD64
 	case "arm64":

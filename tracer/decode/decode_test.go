@@ -42,6 +42,20 @@ func TestForArch(t *testing.T) {
 			}
 		}
 	}
+	// arch/x86/entry/syscalls/syscall_32.tbl
+	i386 := table(t, "amd64").Compat()
+	for name, want := range map[string]uint64{"read": 3, "open": 5, "close": 6, "ptrace": 26, "poll": 168, "pread64": 180,
+		"openat": 295, "ppoll": 309, "clock_nanosleep_time64": 407, "openat2": 437} {
+		if nr, ok := i386.Number(name); !ok || nr != want || i386.Name(nr) != name {
+			t.Errorf("%s of 32-bit programs: %d, %v, want %d", name, nr, ok, want)
+		}
+	}
+	if c, ok := i386.Call(90); ok { // mmap(2) with one argument
+		t.Errorf("call 90 of 32-bit programs is decoded as %s", c.Name)
+	}
+	if table(t, "arm64").Compat() != nil {
+		t.Error("arm64 has a table of 32-bit programs, of which machine?")
+	}
 	tab := table(t, "amd64")
 	for _, nr := range []uint64{999, 1 << 63, ^uint64(0), 400} {
 		if c, ok := tab.Call(nr); ok {

@@ -253,16 +253,19 @@ type Resolution struct {
 
 // Blocked is what a thread of the debugger is doing in the kernel.
 type Blocked struct {
-	T       Micros  `json:"t"`
-	PID     PID     `json:"pid"`
-	TID     TID     `json:"tid"`
-	Comm    Text    `json:"comm,omitempty"`
-	State   string  `json:"state,omitempty"` // one letter, proc_pid_stat(5)
-	Wchan   string  `json:"wchan,omitempty"` // kernel function it sleeps in
-	Syscall string  `json:"syscall,omitempty"`
-	Args    []Hex   `json:"args,omitempty"` // the six arguments, proc_pid_syscall(5)
-	FD      Opt[FD] `json:"fd,omitzero"`
-	Target  *Target `json:"target,omitempty"`
+	T       Micros `json:"t"`
+	PID     PID    `json:"pid"`
+	TID     TID    `json:"tid"`
+	Comm    Text   `json:"comm,omitempty"`
+	State   string `json:"state,omitempty"` // one letter, proc_pid_stat(5)
+	Wchan   string `json:"wchan,omitempty"` // kernel function it sleeps in
+	Syscall string `json:"syscall,omitempty"`
+	Args    []Hex  `json:"args,omitempty"` // the six arguments, proc_pid_syscall(5)
+	// Arch is that of the call where it is not the machine's: "386" for a 32-bit
+	// program on amd64.
+	Arch   string  `json:"arch,omitempty"`
+	FD     Opt[FD] `json:"fd,omitzero"`
+	Target *Target `json:"target,omitempty"`
 	// Path is the name that an open waits for, as it was given; absent where
 	// it starts at a descriptor, or could not be read.
 	Path Text `json:"path,omitempty"`

@@ -163,23 +163,35 @@ func ParseStat(b []byte) (Stat, error) {
 	return s, nil
 }
 
-// ParseSyscall reads proc_pid_syscall(5): the number of the call and its
-// arguments. It is false for a thread that runs or is blocked elsewhere.
-func ParseSyscall(b []byte) (nr uint64, args [6]uint64, ok bool) {
+// Syscall is a call that a thread is blocked in, proc_pid_syscall(5).
+type Syscall struct {
+	Nr     uint64
+	Args   [6]uint64
+	SP, PC uint64 // stack pointer and program counter
+}
+
+// Compat says that a 32-bit program makes the call: all that it has lies below 4
+// GiB, where no stack of a 64-bit program is.
+func (s *Syscall) Compat() bool { return s.SP>>32 == 0 && s.PC>>32 == 0 }
+
+// ParseSyscall reads it. It is false for a thread that runs or is blocked
+// elsewhere.
+func ParseSyscall(b []byte) (s Syscall, ok bool) {
 	f := strings.Fields(string(b))
-	if len(f) < 7 {
-		return 0, args, false
+	if len(f) < 9 {
+		return Syscall{}, false
 	}
 	nr, err := strconv.ParseUint(f[0], 10, 32)
 	if err != nil {
-		return 0, args, false
+		return Syscall{}, false
 	}
-	for i := range args {
-		if args[i], err = strconv.ParseUint(strings.TrimPrefix(f[i+1], "0x"), 16, 64); err != nil {
-			return 0, args, false
+	s.Nr = nr
+	for i, to := range []*uint64{&s.Args[0], &s.Args[1], &s.Args[2], &s.Args[3], &s.Args[4], &s.Args[5], &s.SP, &s.PC} {
+		if *to, err = strconv.ParseUint(strings.TrimPrefix(f[i+1], "0x"), 16, 64); err != nil {
+			return Syscall{}, false
 		}
 	}
-	return nr, args, true
+	return s, true
 }
 
 // Fdinfo is what we use of proc_pid_fdinfo(5).

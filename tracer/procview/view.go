@@ -449,7 +449,8 @@ func (v *View) MapFile(pid event.PID, m Mapping) (event.Target, error) {
 // Blocked says what a thread is doing in the kernel. A thread that runs has no
 // Syscall; one that is found running is looked at again for some milliseconds.
 // Without the permission to trace the process (PTRACE_MODE_ATTACH)
-// the call stays unknown, and the state is what is left.
+// the call stays unknown, and the state is what is left. calls are those of the
+// machine; a 32-bit program has its own.
 func (v *View) Blocked(pid event.PID, tid event.TID, calls *decode.Table) (event.Blocked, error) {
 	st, err := v.Status(pid, tid)
 	if err != nil {
@@ -470,17 +471,24 @@ func (v *View) Blocked(pid event.PID, tid event.TID, calls *decode.Table) (event
 	if err != nil {
 		return b, nil
 	}
-	nr, args, ok := ParseSyscall(line)
+	call, ok := ParseSyscall(line)
 	if !ok {
 		return b, nil
 	}
-	b.Syscall = calls.Name(nr)
-	b.Args = make([]event.Hex, len(args))
-	for i, a := range args {
+	b.Args = make([]event.Hex, len(call.Args))
+	for i, a := range call.Args {
 		b.Args[i] = event.Hex(a)
 	}
-	if row, ok := calls.Call(nr); ok && row.FDArg() >= 0 {
-		fd := event.FD(decode.Int32(args[row.FDArg()]))
+	if call.Compat() {
+		b.Arch = "32-bit"
+		if calls = calls.Compat(); calls == nil {
+			return b, nil
+		}
+		b.Arch = calls.Arch()
+	}
+	b.Syscall = calls.Name(call.Nr)
+	if row, ok := calls.Call(call.Nr); ok && row.FDArg() >= 0 {
+		fd := event.FD(decode.Int32(call.Args[row.FDArg()]))
 		target := v.Target(pid, fd)
 		b.FD, b.Target = event.Some(fd), &target
 	}

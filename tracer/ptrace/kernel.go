@@ -1,6 +1,7 @@
 package ptrace
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
@@ -98,13 +99,20 @@ func (Linux) SyscallInfo(tid event.TID, info *SyscallInfo) error {
 	return nil
 }
 
-// Registers reads the general registers of a stopped thread.
+// ErrCompat says that a thread runs a 32-bit program, whose registers are others.
+var ErrCompat = errors.New("it runs a 32-bit program")
+
+// Registers reads the general registers of a stopped thread; [ErrCompat] where it
+// has others.
 func (Linux) Registers(tid event.TID) (*unix.PtraceRegs, error) {
 	regs := new(unix.PtraceRegs)
 	iov := unix.Iovec{Base: (*byte)(unsafe.Pointer(regs))}
 	iov.SetLen(int(unsafe.Sizeof(*regs)))
 	err := ptraceData(unix.PTRACE_GETREGSET, tid, ntPrstatus, unsafe.Pointer(&iov))
 	runtime.KeepAlive(regs)
+	if err == nil && iov.Len != uint64(unsafe.Sizeof(*regs)) {
+		return nil, ErrCompat
+	}
 	return regs, err
 }
 
@@ -139,6 +147,9 @@ func (Linux) SignalMask(tid event.TID) (uint64, error) {
 // that restarts unless a handler runs, so that our interrupt is not seen.
 func (k Linux) Interrupted(tid event.TID) (*Call, error) {
 	regs, err := k.Registers(tid)
+	if errors.Is(err, ErrCompat) {
+		return nil, nil // which call it is in is not known
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -156,6 +167,9 @@ func (k Linux) Interrupted(tid event.TID) (*Call, error) {
 // only wiped on the way back to the program.
 func (k Linux) Redo(tid event.TID) error {
 	regs, err := k.Registers(tid)
+	if errors.Is(err, ErrCompat) {
+		return nil
+	}
 	if err != nil || !startOver(regs) {
 		return err
 	}
