@@ -55,20 +55,33 @@ func Snapshot(pid event.PID, o SnapshotOptions) ([]event.Event, error) {
 		// What it has open is what it is all about.
 		return nil, doctor.ExplainAttach(o.View, pid, err)
 	}
-	names := s.inferiors()
-	searched := make(chan []error, 1)
-	go func() { searched <- s.holders() }() // all of /proc: takes as long as the backtraces
-	if o.Stacks {
-		s.stacks(names)
-	}
-	for _, err := range <-searched {
-		s.lost(err.Error())
-	}
+	s.surroundings()
 	if err := procview.Scarce(); err != nil {
 		return nil, fmt.Errorf("look at pid %d: %w", pid, err)
 	}
 	s.add(&event.End{T: s.now(), Reason: "snapshot"})
 	return s.events, nil
+}
+
+// surroundings adds the inferiors, who holds the pipes that are read from and, if
+// they are asked for, the backtraces.
+func (s *snapshot) surroundings() {
+	names := s.inferiors()
+	searched := make(chan []error, 1)
+	go func() { searched <- s.holders() }() // all of /proc: takes as long as the backtraces
+	if s.Stacks {
+		s.stacks(names)
+	}
+	for _, err := range <-searched {
+		s.lost(err.Error())
+	}
+}
+
+// waitsForPipe says whether a thread may wait for ever.
+func (s *snapshot) waitsForPipe() bool {
+	return slices.ContainsFunc(s.blocked, func(b *event.Blocked) bool {
+		return inRead(b) && (b.Target.Kind == event.Pipe || b.Target.Kind == event.FIFO)
+	})
 }
 
 type snapshot struct {

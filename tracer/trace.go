@@ -228,11 +228,9 @@ func (t *session) closing(ctx context.Context, pid event.PID, res ptrace.Result,
 	if !res.Ended && t.emitErr == nil {
 		s := &snapshot{SnapshotOptions: SnapshotOptions{View: t.o.View, Inferiors: t.o.Inferiors}, pid: pid, start: t.start}
 		if s.threads() == nil {
-			_ = s.descriptors(pid) // what is missing is in the evidence
-			s.inferiors()
-			for _, err := range s.holders() {
-				s.lost(err.Error())
-			}
+			_ = s.descriptors(pid)      // what is missing is in the evidence
+			s.Stacks = s.waitsForPipe() // one that does not hang is not stopped again
+			s.surroundings()
 		}
 		for _, ev := range s.events {
 			t.emit(ev)
