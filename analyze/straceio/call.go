@@ -151,6 +151,10 @@ type result struct {
 // so large a value back would cost as much as reading it.
 func (c *cursor) result(r *result) (ok bool) {
 	*r = result{}
+	const blanks = "        " // short calls are followed by many
+	for len(c.b)-c.i >= len(blanks) && string(c.b[c.i:c.i+len(blanks)]) == blanks {
+		c.i += len(blanks)
+	}
 	for c.i < len(c.b) && c.b[c.i] == ' ' {
 		c.i++
 	}
@@ -440,7 +444,11 @@ func (a *args) arg(kind decode.Arg) {
 // fd reads a descriptor and what it is.
 func (a *args) fd() (event.FD, *file, bool) {
 	if a.at("AT_FDCWD") {
-		a.cursor.annotation()
+		if !a.again(a.p.cwd) {
+			if text, ok := a.cursor.annotation(); ok {
+				a.p.cwd = a.p.string(text)
+			}
+		}
 		return event.AtFDCWD, nil, true
 	}
 	n, ok := a.number()
@@ -450,6 +458,9 @@ func (a *args) fd() (event.FD, *file, bool) {
 	if a.i < len(a.b) {
 		switch a.b[a.i] {
 		case '<':
+			if f := a.p.shared.last; f != nil && n >= 0 && a.again(f.text) { // as of most calls in a row
+				return event.FD(n), f, true
+			}
 			text, ok := a.annotation()
 			if !ok {
 				return 0, nil, false

@@ -196,6 +196,20 @@ func (c *cursor) annotation() ([]byte, bool) {
 	return nil, false
 }
 
+// again says whether the annotation here is this one, which was read before, and
+// then goes behind it. What an annotation begins with decides where it ends.
+func (c *cursor) again(text string) bool {
+	end := c.i + 1 + len(text)
+	if end >= len(c.b) || c.b[c.i] != '<' || c.b[end] != '>' || string(c.b[c.i+1:end]) != text {
+		return false
+	}
+	if rest := c.b[end+1:]; len(rest) > 0 && rest[0] == '(' {
+		return false // of a deleted file, or it has ended with "(deleted)" itself
+	}
+	c.i = end + 1
+	return true
+}
+
 // endAnnotation goes behind one that ends at a bracket.
 func (c *cursor) endAnnotation(start, bracket int) ([]byte, bool) {
 	c.i = bracket + 1

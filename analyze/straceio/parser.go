@@ -32,6 +32,7 @@ type parser struct {
 	lastCall *callInfo
 	stacking bool
 
+	cwd          string // what the working directory was annotated as
 	inferiors    map[event.PID]*event.Inferior
 	lastInferior event.PID
 	comms        map[event.PID]event.Text
