@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"strconv"
+	"strings"
 
 	"whosefd/tracer/event"
 )
@@ -40,10 +41,11 @@ func ParseTCP(b []byte) (sockets []TCPSocket) {
 			continue
 		}
 		inode, err := strconv.ParseUint(string(fields[9]), 10, 64)
-		if err != nil || inode == 0 {
+		s := TCPSocket{end(fields[1]), end(fields[2]), inode}
+		if err != nil || inode == 0 || !strings.Contains(s.Local, ":") || !strings.Contains(s.Remote, ":") {
 			continue
 		}
-		sockets = append(sockets, TCPSocket{end(fields[1]), end(fields[2]), inode})
+		sockets = append(sockets, s)
 		if len(sockets) == maxTCP {
 			break
 		}
