@@ -15,6 +15,7 @@ type StepKind string
 const (
 	StepAttach  StepKind = "attach"  // stop the thread, keeping the read that it is in
 	StepOpen    StepKind = "open"    // open a file in the debugger
+	StepRetake  StepKind = "retake"  // replace what the read has taken from the wrong file already
 	StepReplace StepKind = "replace" // dup3(2) it onto the descriptor
 	StepClose   StepKind = "close"   // close the temporary descriptor
 	StepResume  StepKind = "resume"  // let the thread go: the kernel makes the read again
@@ -142,16 +143,24 @@ func (p *Plan) steps(f *Finding) []Step {
 	fd := f.Opened.FD.Val
 	text := func(format string, args ...any) event.Text { return event.Text(fmt.Sprintf(format, args...)) }
 	wrong := f.Opened.Target
-	return []Step{
+	steps := []Step{
 		{Kind: StepAttach, PID: p.PID, TID: f.TID, Text: text("Stop thread %d in its read of descriptor %d.", f.TID, fd), Undo: "Let it go: the read starts again."},
 		{Kind: StepOpen, PID: p.PID, TID: f.TID, Path: path, Flags: "O_RDONLY|O_CLOEXEC", Expect: &expect,
 			Text: text("In the debugger, open %s, %s.", path, what), Undo: "Close it."},
+	}
+	if !p.Release {
+		steps = append(steps, Step{Kind: StepRetake, PID: p.PID, TID: f.TID,
+			Text: "If it has taken bytes of the wrong file before it hung, and is proved to be in glibc's fread: read the file's first bytes into their place. " +
+				"That is known when it is stopped.",
+			Undo: "Put those bytes back, if the next step fails."})
+	}
+	return append(steps, []Step{
 		{Kind: StepReplace, PID: p.PID, TID: f.TID, FD: event.Some(fd), Replaces: &wrong, KeepCloexec: true,
 			Text: text("Make descriptor %d mean that file instead of %s.", fd, describe(wrong)),
 			Undo: text("Open %s in the debugger, and make descriptor %d mean that again.", f.Name, fd)},
 		{Kind: StepClose, PID: p.PID, TID: f.TID, Text: "Close the descriptor that the open gave.", Undo: ""},
 		{Kind: StepResume, PID: p.PID, TID: f.TID, Text: text("Let thread %d go: the kernel makes the read again, now from the right place.", f.TID)},
-	}
+	}...)
 }
 
 // guards are the names that the debugger will open again.

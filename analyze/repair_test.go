@@ -20,7 +20,7 @@ func kinds(p *Plan) string {
 	return fmt.Sprint(k)
 }
 
-const wholeRepair = "[attach open replace close resume guard]"
+const wholeRepair = "[attach open retake replace close resume guard]"
 
 func TestPlanRepair(t *testing.T) {
 	all := scenes()
@@ -115,7 +115,7 @@ func TestPlanForTwoThreads(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := "[attach open replace close resume attach open replace close resume guard guard]"; kinds(p) != want {
+	if want := "[attach open retake replace close resume attach open retake replace close resume guard guard]"; kinds(p) != want {
 		t.Errorf("%s, want %s", kinds(p), want)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"whosefd/tracer/event"
 	"whosefd/tracer/inject"
 	"whosefd/tracer/ptrace"
+	"whosefd/tracer/stack"
 )
 
 // Stuck is a thread of a debugger that waits for data from a wrong descriptor,
@@ -26,12 +27,21 @@ type Stuck struct {
 	Wrong event.Target
 	Path  string
 	Right event.Target
+	// Retake: bytes that the thread has taken from the wrong file, in the fread(3)
+	// that waits, are to be replaced by those of the right one.
+	Retake bool
 
 	// Done says that the descriptor was replaced; Err why not.
 	Done bool
 	Err  error
+	// Taken is how many bytes were replaced so. Untold says that there is such an
+	// fread, and why it is not known what it has taken.
+	Taken  uint64
+	Untold error
 	// Changed is for how long the thread's registers were not its own.
 	Changed time.Duration
+
+	replaced bool // the descriptor leads to the right file, however it goes on
 }
 
 // repair replaces the descriptor; the thread was just stopped, and goes on by
@@ -52,6 +62,7 @@ func (s *Stuck) replace(g *guard, t *ptrace.Thread, in *ptrace.Call) (err error)
 	if now := g.view.Target(t.PID, s.FD); !now.Same(s.Wrong) {
 		return fmt.Errorf("fd %d of pid %d is no longer %s", s.FD, t.PID, s.Wrong.Link)
 	}
+	taken := s.taken(g, t, in)
 	th, err := inject.Begin(g.m, t.TID, t.Deliver, *in)
 	if err != nil {
 		return err
@@ -61,12 +72,34 @@ func (s *Stuck) replace(g *guard, t *ptrace.Thread, in *ptrace.Call) (err error)
 		err = errors.Join(err, th.End())
 		s.Changed = th.Changed
 	}()
-	return s.inside(g, t, th)
+	return s.inside(g, t, th, taken)
+}
+
+// taken tells what the fread that waits has taken from the wrong file. All zero
+// if there is no such thing, or if it is not proved.
+func (s *Stuck) taken(g *guard, t *ptrace.Thread, in *ptrace.Call) stack.Taken {
+	if read, _ := g.calls.Number("read"); !s.Retake || in.Nr != read {
+		return stack.Taken{}
+	}
+	regs, err := g.m.Registers(t.TID)
+	if err != nil {
+		return stack.Taken{}
+	}
+	got, err := stack.Fread(g.view, stack.Snapshot{PID: t.PID, TID: t.TID, Regs: stack.FromPtrace(regs)},
+		stack.Read{FD: s.FD, Buf: in.Args[1], Size: in.Args[2]})
+	if errors.Is(err, stack.ErrNotFollowed) {
+		s.Untold = err
+	}
+	if err != nil {
+		return stack.Taken{}
+	}
+	return got
 }
 
 // inside makes the calls in the debugger: open the right file, see that it is
-// the right file, put it on the number of the wrong one, close the spare.
-func (s *Stuck) inside(g *guard, t *ptrace.Thread, th *inject.Thread) error {
+// the right file, read from it what was taken from the wrong one, put it on the
+// number of the wrong one, close the spare.
+func (s *Stuck) inside(g *guard, t *ptrace.Thread, th *inject.Thread, taken stack.Taken) (err error) {
 	call := func(name string) uint64 { nr, _ := g.calls.Number(name); return nr }
 	cwd := int64(event.AtFDCWD)
 	got, err := th.CallPath(call("openat"), s.Path, 1, uint64(cwd), 0, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOCTTY|unix.O_NONBLOCK)
@@ -91,10 +124,54 @@ func (s *Stuck) inside(g *guard, t *ptrace.Thread, th *inject.Thread) error {
 	if _, err := th.Call(call("fcntl"), uint64(got), unix.F_SETFL, 0); err != nil {
 		return fmt.Errorf("flags of %s in pid %d: %w", s.Path, t.PID, err)
 	}
+	restore, err := s.retake(g, t, th, uint64(got), taken)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if !s.replaced {
+			err = errors.Join(err, restore())
+		}
+	}()
 	if _, err := th.Call(call("dup3"), uint64(got), uint64(s.FD), cloexec); err != nil {
 		return fmt.Errorf("replace fd %d of pid %d: %w", s.FD, t.PID, err)
 	}
+	s.replaced = true
 	return nil
+}
+
+// retake lets the thread read the right file's first bytes to where it has put
+// those of the wrong one, and moves the file on behind them; restore puts back
+// what was there. A file that is too short for that is left at its beginning.
+func (s *Stuck) retake(g *guard, t *ptrace.Thread, th *inject.Thread, fd uint64, taken stack.Taken) (restore func() error, err error) {
+	restore = func() error { return nil }
+	if taken.Bytes == 0 {
+		return restore, nil
+	}
+	old := make([]byte, taken.Bytes)
+	if n, err := g.m.Read(t.TID, taken.Addr, old); err != nil || n != len(old) {
+		return nil, fmt.Errorf("read memory of thread %d at %#x: %w", t.TID, taken.Addr, err)
+	}
+	restore = func() error {
+		s.Taken = 0
+		if err := g.m.Write(t.TID, taken.Addr, old); err != nil {
+			return fmt.Errorf("restore memory of thread %d at %#x: %w", t.TID, taken.Addr, err)
+		}
+		return nil
+	}
+	call := func(name string) uint64 { nr, _ := g.calls.Number(name); return nr }
+	n, err := th.Call(call("pread64"), fd, taken.Addr, taken.Bytes, 0)
+	if err == nil && uint64(n) == taken.Bytes {
+		n, err = th.Call(call("lseek"), fd, taken.Bytes, unix.SEEK_SET)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("the first %d bytes of %s in pid %d: %w", taken.Bytes, s.Path, t.PID, err), restore())
+	}
+	if uint64(n) != taken.Bytes {
+		return restore, restore()
+	}
+	s.Taken = taken.Bytes
+	return restore, nil
 }
 
 // GuardOptions say what is guarded, and what is repaired first.

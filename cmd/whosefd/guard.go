@@ -165,6 +165,8 @@ func stuck(p *analyze.Plan) []*tracer.Stuck {
 			tasks = append(tasks, t)
 		case analyze.StepOpen:
 			byTID[s.TID].Path, byTID[s.TID].Right = string(s.Path), *s.Expect
+		case analyze.StepRetake:
+			byTID[s.TID].Retake = true
 		case analyze.StepReplace:
 			byTID[s.TID].FD, byTID[s.TID].Wrong = s.FD.Val, *s.Replaces
 		}

@@ -31,7 +31,11 @@ type repaired struct {
 	Done      bool      `json:"done"`
 	ChangedUS int64     `json:"changed_us"` // for how long the registers were not its own
 	ReadBytes *int64    `json:"read_bytes,omitempty"`
-	Error     string    `json:"error,omitempty"`
+	// TakenBytes are those that it had taken from the wrong file, and that were
+	// replaced; TakenUnknown says why it is not known whether there were any.
+	TakenBytes   uint64 `json:"taken_bytes,omitempty"`
+	TakenUnknown string `json:"taken_unknown,omitempty"`
+	Error        string `json:"error,omitempty"`
 }
 
 type repairCmd struct {
@@ -281,6 +285,20 @@ func (r *repairCmd) now(pid event.PID) string {
 	}
 }
 
+// taken says what became of what the thread had taken from the wrong file.
+func (t *repaired) taken() string {
+	switch {
+	case t.TakenUnknown != "":
+		return " Whether it had taken bytes of the wrong file before is not known: " +
+			"if gdb has no symbols of the library now, nosharedlibrary and then sharedlibrary read it again."
+	case t.TakenBytes == 1:
+		return " A byte of the wrong file that it had taken before is the right file's too."
+	case t.TakenBytes > 1:
+		return fmt.Sprintf(" The %d bytes of the wrong file that it had taken before are the right file's too.", t.TakenBytes)
+	}
+	return ""
+}
+
 // report waits until the debugger has left the read, and says what was done
 // and, if it is the last, what the debugger does now. JSON comes all at the last.
 func (r *repairCmd) report(ctx context.Context, pid event.PID, res *repairResult, tasks []*tracer.Stuck, reads *ended, last bool) error {
@@ -304,6 +322,10 @@ func (r *repairCmd) report(ctx context.Context, pid event.PID, res *repairResult
 		one := repaired{TID: t.TID, FD: t.FD, Done: t.Done, ChangedUS: t.Changed.Microseconds()}
 		if n, ok := reads.get(t.TID); ok {
 			one.ReadBytes = &n
+		}
+		one.TakenBytes = t.Taken
+		if t.Untold != nil {
+			one.TakenUnknown = t.Untold.Error()
 		}
 		if t.Err != nil {
 			one.Error = t.Err.Error()
@@ -333,7 +355,8 @@ func (r *repairCmd) report(ctx context.Context, pid event.PID, res *repairResult
 		if t.ReadBytes != nil {
 			line += fmt.Sprintf(", and the read that hung has returned %d bytes", *t.ReadBytes)
 		}
-		if _, err := fmt.Fprintf(r.a.out, "%s. The thread's registers were changed for %d µs.\n", line, t.ChangedUS); err != nil {
+		line += "." + t.taken()
+		if _, err := fmt.Fprintf(r.a.out, "%s The thread's registers were changed for %d µs.\n", line, t.ChangedUS); err != nil {
 			return errors.Join(err, failed)
 		}
 	}

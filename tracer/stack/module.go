@@ -107,7 +107,7 @@ func (p *process) readHeaders(m *module) {
 			m.progs, _ = parseProgs(b)
 		}
 	}
-	if m.progs == nil {
+	if m.progs == nil && !p.mappedOnly {
 		if f := p.open(m); f != nil {
 			for _, prog := range f.Progs {
 				m.progs = append(m.progs, prog.ProgHeader)

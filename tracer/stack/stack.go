@@ -52,24 +52,15 @@ const defaultFrames = 256
 // one, only costs its frames their names.
 func Unwind(v *procview.View, s Snapshot, o Options) event.Stack {
 	st := event.Stack{PID: s.PID, TID: s.TID, StoppedUS: s.StoppedUS}
-	maps, err := v.Maps(s.PID)
-	if err != nil {
-		st.Error = fmt.Sprintf("mappings of pid %d: %v", s.PID, err)
-		return st
-	}
 	if o.MaxFrames <= 0 {
 		o.MaxFrames = defaultFrames
 	}
-	p := &process{view: v, pid: s.PID, folder: v.Folder(s.PID), fetch: o.Debuginfod, maps: maps,
-		mem: memory{pid: int(s.PID), start: s.StackStart, copied: s.Stack}}
-	if len(v.Served(s.PID, maps)) > 0 {
-		if p.mem.served, err = v.OpenMemory(s.PID, maps); err != nil {
-			st.Error = err.Error()
-			return st
-		}
-		defer p.mem.served.Close()
+	p, err := newProcess(v, s)
+	if err != nil {
+		st.Error = err.Error()
+		return st
 	}
-	p.modules = findModules(maps)
+	p.fetch = o.Debuginfod
 	defer p.close()
 
 	// Files are mapped; one that is cut short meanwhile must not end the tool.
@@ -94,18 +85,40 @@ func Unwind(v *procview.View, s Snapshot, o Options) event.Stack {
 
 // process is what one backtrace knows of the process.
 type process struct {
-	view    *procview.View
-	pid     event.PID
-	folder  string // /proc/PID
-	fetch   bool   // debug info may be fetched from servers
-	maps    []procview.Mapping
-	mem     memory
-	modules []*module
+	view   *procview.View
+	pid    event.PID
+	folder string // /proc/PID
+	fetch  bool   // debug info may be fetched from servers
+	// mappedOnly: what is needed for unwinding is taken from memory, and no file is read.
+	mappedOnly bool
+	maps       []procview.Mapping
+	mem        memory
+	modules    []*module
+}
+
+// newProcess reads the mappings of the process of a snapshot.
+func newProcess(v *procview.View, s Snapshot) (*process, error) {
+	maps, err := v.Maps(s.PID)
+	if err != nil {
+		return nil, fmt.Errorf("mappings of pid %d: %w", s.PID, err)
+	}
+	p := &process{view: v, pid: s.PID, folder: v.Folder(s.PID), maps: maps,
+		mem: memory{pid: int(s.PID), start: s.StackStart, copied: s.Stack}}
+	if len(v.Served(s.PID, maps)) > 0 {
+		if p.mem.served, err = v.OpenMemory(s.PID, maps); err != nil {
+			return nil, err
+		}
+	}
+	p.modules = findModules(maps)
+	return p, nil
 }
 
 func (p *process) close() {
 	for _, m := range p.modules {
 		m.close()
+	}
+	if p.mem.served != nil {
+		p.mem.served.Close()
 	}
 }
 

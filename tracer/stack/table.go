@@ -43,7 +43,7 @@ func (p *process) ruleAt(m *module, pc uint64) (r rule, err error) {
 	}
 	t := m.unwind
 	r, err = p.mappedRule(t, pc)
-	if errors.Is(err, errNoRule) {
+	if errors.Is(err, errNoRule) && !p.mappedOnly {
 		if !t.debugRead {
 			t.debugRead = true
 			t.debug = p.debugTable(m)
@@ -91,6 +91,9 @@ func (p *process) loadTable(m *module) *unwindTable {
 				return &unwindTable{index: index}
 			}
 		}
+	}
+	if p.mappedOnly {
+		return &unwindTable{err: errNoRule}
 	}
 	all, err := p.wholeTable(m)
 	return &unwindTable{all: all, err: err}

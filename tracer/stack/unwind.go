@@ -28,17 +28,26 @@ type registerSet struct {
 
 // unwind walks from the innermost frame outwards. With an error the frames up
 // to there are right.
-func (p *process) unwind(start Regs, limit int) ([]callFrame, error) {
+func (p *process) unwind(start Regs, limit int) (frames []callFrame, err error) {
+	err = p.walk(start, limit, func(f callFrame, _ rule, _ *registerSet) bool {
+		frames = append(frames, f)
+		return true
+	})
+	return frames, err
+}
+
+// walk gives each frame, from the innermost outwards, with its unwind
+// information, whose fde is nil without, and its registers, until visit returns false.
+func (p *process) walk(start Regs, limit int, visit func(callFrame, rule, *registerSet) bool) error {
 	regs := registerSet{val: start.DWARF}
 	for i := range regs.known {
 		regs.known[i] = true
 	}
 	regs.val[regSP] = start.SP
 	pc, exact := start.PC, true
-	var frames []callFrame
-	for {
-		if len(frames) == limit {
-			return frames, fmt.Errorf("cut after %d frames", limit)
+	for n := 0; ; n++ {
+		if n == limit {
+			return fmt.Errorf("cut after %d frames", limit)
 		}
 		f := callFrame{pc: pc, lookup: pc, sp: regs.val[regSP]}
 		if !exact {
@@ -51,18 +60,17 @@ func (p *process) unwind(start Regs, limit int) ([]callFrame, error) {
 		if err == nil && !up.end {
 			f.end = up.regs.val[regSP]
 		}
-		frames = append(frames, f)
-		if err != nil {
-			return frames, err
+		if !visit(f, r, &regs) || err == nil && up.end {
+			return nil
 		}
-		if up.end {
-			return frames, nil
+		if err != nil {
+			return err
 		}
 		// Only a signal's frame may be on another stack; the innermost one need
 		// not have used the stack.
-		grows := f.end > f.sp || len(frames) == 1 && f.end == f.sp && up.pc != pc
+		grows := f.end > f.sp || n == 0 && f.end == f.sp && up.pc != pc
 		if !f.signal && !grows {
-			return frames, fmt.Errorf("frame at %#x: its caller's stack would be at %#x, not above %#x", pc, f.end, f.sp)
+			return fmt.Errorf("frame at %#x: its caller's stack would be at %#x, not above %#x", pc, f.end, f.sp)
 		}
 		regs, pc, exact = up.regs, up.pc, f.signal
 	}
