@@ -79,7 +79,7 @@ func TestPlanIsData(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	open, replace, guard := p.Steps[1], p.Steps[2], p.Steps[5]
+	open, replace, guard := p.Steps[1], p.Steps[3], p.Steps[6]
 	if open.Path != "/proc/2162/fd/4" || open.Flags != "O_RDONLY|O_CLOEXEC" || !open.Expect.Same(memfd) || open.TID != gdbPID {
 		t.Errorf("%+v", open)
 	}
