@@ -147,7 +147,8 @@ int main(int argc, char **argv) {
 		if (pread(from, name + n, 8, at + n) != 8) return 2;
 	int library = open(name, O_RDONLY | O_CLOEXEC);
 #ifdef STREAM
-	char *to = mmap(0, sizeof head, PROT_READ | PROT_WRITE, MAP_ANONYMOUS | STREAM, -1, 0);
+	library = fcntl(library, F_DUPFD_CLOEXEC, 20);
+	char *to = mmap((void *)0x10000000, sizeof head, PROT_READ | PROT_WRITE, MAP_ANONYMOUS | STREAM, -1, 0);
 	if (write(own[1], "+", 1) != 1 || fread(to, sizeof head, 1, fdopen(library, "r")) != 1) return 3;
 	memcpy(head, to, sizeof head);
 #else
@@ -200,10 +201,33 @@ func nameAt(t *testing.T, pid int, name string) string {
 	}
 }
 
+// limit sets how many descriptors a process may have.
+func limit(t *testing.T, pid, n int) {
+	t.Helper()
+	if out, err := exec.Command("prlimit", "--pid", strconv.Itoa(pid), fmt.Sprintf("--nofile=%d:", n)).CombinedOutput(); err != nil {
+		t.Fatalf("prlimit: %v: %s", err, out)
+	}
+}
+
+// memory is a part of a process's memory.
+func memory(t *testing.T, pid int, addr int64, n int) string {
+	t.Helper()
+	f, err := os.Open(fmt.Sprintf("/proc/%d/mem", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	b := make([]byte, n)
+	if _, err := f.ReadAt(b, addr); err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
 // What a stream has taken from its pipe is replaced only in memory that is the
 // program's own; else it is said that it may be missing.
 func TestRepairStream(t *testing.T) {
-	scene.Require(t, "gcc", "ptrace", "root")
+	scene.Require(t, "gcc", "ptrace", "root", "prlimit")
 	subject := scene.StartSample(t, "from_memory", "--wait")
 	pid := strconv.Itoa(subject.WaitReady())
 	addr := nameAt(t, subject.PID, "/proc/self/fd/4")
@@ -212,8 +236,15 @@ func TestRepairStream(t *testing.T) {
 		{"MAP_SHARED", " Whether it had taken bytes of the wrong file before is not known", "something else"},
 	} {
 		p := scene.Start(t, scene.Command{Path: source(t, "profiler.c", profiler, "gcc", "-O", "-DSTREAM="+tc.memory), Args: []string{pid, addr}})
-		eventually(t, "the profiler hangs", func() bool { return strings.HasPrefix(procFile(t, p.PID, "syscall"), "0 0x6 ") })
+		eventually(t, "the profiler hangs", func() bool { return strings.HasPrefix(procFile(t, p.PID, "syscall"), "0 0x14 ") })
+		// A descriptor beyond the limit cannot be replaced: then all is as before.
+		limit(t, p.PID, 20)
 		out, stderr, code := whosefd(t, "repair", "--detach", "--inferior", pid, strconv.Itoa(p.PID))
+		if got := memory(t, p.PID, 0x10000000, 4); code != exitTrouble || !strings.Contains(stderr, "replace fd 20") || got != "+\x00\x00\x00" {
+			t.Errorf("%s: exit code %d, memory %q: %s%s", tc.memory, code, got, out, stderr)
+		}
+		limit(t, p.PID, 100)
+		out, stderr, code = whosefd(t, "repair", "--inferior", pid, strconv.Itoa(p.PID))
 		if code != exitNothing || !strings.Contains(out, tc.says) {
 			t.Errorf("%s: exit code %d: %s%s", tc.memory, code, out, stderr)
 		}
