@@ -3,6 +3,7 @@ package straceio
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"slices"
 	"strings"
@@ -398,6 +399,26 @@ func TestPieces(t *testing.T) {
 	}
 	if len(whole) != 40002 {
 		t.Errorf("%d events", len(whole))
+	}
+}
+
+// What was learned of a file is forgotten where too many others come, and the
+// same ones each time: two readings of a log are equal.
+func TestRepeatable(t *testing.T) {
+	var text strings.Builder
+	for i := range 3000 {
+		fmt.Fprintf(&text, "openat(AT_FDCWD, \"/f%d\", O_RDONLY) = 3</f%[1]d>\nnewfstatat(3</f%[1]d>, \"\", {st_mode=S_IFREG|0644, st_size=9, ...}, AT_EMPTY_PATH) = 0\n", i)
+	}
+	for i := range 3000 {
+		fmt.Fprintf(&text, "openat(AT_FDCWD, \"/f%d\", O_RDONLY) = 3</f%[1]d>\n", i)
+	}
+	first, _, err := events(t, log(text.String()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, _, err := events(t, log(text.String()))
+	if err != nil || !slices.Equal(lines(t, first), lines(t, again)) {
+		t.Errorf("the same log was read in two ways (%v)", err)
 	}
 }
 

@@ -2,6 +2,7 @@ package straceio
 
 import (
 	"bytes"
+	"hash/crc32"
 	"hash/maphash"
 	"strconv"
 	"strings"
@@ -64,7 +65,7 @@ func (s *shared) file(annotation []byte) *file {
 	if s.last != nil && s.last.text == string(annotation) {
 		return s.last // as of most calls in a row
 	}
-	slot := &s.files[maphash.Bytes(s.seed, annotation)%uint64(len(s.files))]
+	slot := s.slot(annotation)
 	if *slot == nil || (*slot).text != string(annotation) {
 		*slot = newFile(string(annotation))
 	}
@@ -74,9 +75,19 @@ func (s *shared) file(annotation []byte) *file {
 
 // learn keeps what was learned about the file of an annotation.
 func (s *shared) learn(f *file) {
-	s.files[maphash.String(s.seed, f.text)%uint64(len(s.files))] = f
+	*s.slot([]byte(f.text)) = f
 	s.last = f
 }
+
+// slot is the place of an annotation's file. An entry that gives its place up
+// takes with it what was learned of the file, so the hash is the same in every
+// run: a log must read the same each time.
+func (s *shared) slot(annotation []byte) **file {
+	return &s.files[crc32.Checksum(annotation, castagnoli)%uint32(len(s.files))]
+}
+
+// castagnoli is the polynomial that CPUs have an instruction for.
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // newFile says what an annotation tells: the text of the link in /proc/PID/fd
 // as strace -y prints it, or the address of a socket, or with the numbers of a
