@@ -186,9 +186,15 @@ type Intended struct {
 	// Reachable is a path under which it can be opened now, checked by
 	// identity.
 	Reachable event.Text `json:"reachable,omitempty"`
+	// DebuggerPath is such a path for the debugger, where that is another one;
+	// empty: there is none.
+	DebuggerPath event.Opt[event.Text] `json:"debugger_path,omitzero"`
 	// denied: the debugger itself may not open that path.
 	denied bool
 }
+
+// path is where the debugger itself can open it; empty: nowhere.
+func (in *Intended) path() event.Text { return in.DebuggerPath.Or(in.Reachable) }
 
 // Evidence is one fact, as a plain sentence. The kinds: blocked, same-file,
 // pipe-holders, opened, read, provenance, link_map, resolves, intended,

@@ -69,8 +69,8 @@ func (a *Analyzer) intendedFile(s *suspect) *Intended {
 		}
 	}
 	if s.meant.lm != nil && len(s.meant.lm.Reachable) > 0 {
-		in.Reachable = s.meant.lm.Reachable[0]
-		in.denied = strings.Contains(string(in.Reachable), "/map_files/") && a.debugger.MapFiles.Is(false)
+		in.Reachable, in.DebuggerPath = s.meant.lm.Reachable[0], s.meant.lm.DebuggerPath
+		in.denied = strings.Contains(string(in.path()), "/map_files/") && a.debugger.MapFiles.Is(false)
 	}
 	return in
 }

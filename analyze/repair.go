@@ -87,9 +87,13 @@ func (f *Finding) repairable() error {
 		return fmt.Errorf("%w: the file that %s stands for has no descriptor left; it can be reached through map_files only, "+
 			"by a debugger that runs as root; --release ends the read without it", ErrUnreachable, f.Name)
 	}
+	if f.Intended.path() == "" {
+		return fmt.Errorf("%w: the file that %s stands for can be reached from here as %s, but not where the debugger is; "+
+			"--release ends the read without it", ErrUnreachable, f.Name, f.Intended.Reachable)
+	}
 	if f.Intended.denied {
 		return fmt.Errorf("%w: the file that %s stands for is left as %s only, which this debugger may not open "+
-			"(CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE); --release ends the read without it", ErrUnreachable, f.Name, f.Intended.Reachable)
+			"(CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE); --release ends the read without it", ErrUnreachable, f.Name, f.Intended.path())
 	}
 	return nil
 }
@@ -138,7 +142,7 @@ func (p *Plan) steps(f *Finding) []Step {
 	path, expect := event.Text("/dev/null"), event.Target{Kind: event.CharDev, Link: "/dev/null"}
 	what := "which ends every read at once"
 	if !p.Release {
-		path, expect, what = f.Intended.Reachable, f.Intended.Target, "the file that the inferior has mapped"
+		path, expect, what = f.Intended.path(), f.Intended.Target, "the file that the inferior has mapped"
 	}
 	fd := f.Opened.FD.Val
 	text := func(format string, args ...any) event.Text { return event.Text(fmt.Sprintf(format, args...)) }
@@ -172,8 +176,8 @@ func (p *Plan) guards(d *Diagnosis, done map[event.FD]bool) []Step {
 			continue
 		}
 		target := f.Intended.Target
-		steps = append(steps, Step{Kind: StepGuard, PID: p.PID, Name: f.Name, Path: f.Intended.Reachable, Expect: &target,
-			Text: event.Text(fmt.Sprintf("Stay, and lead each later open of %s to %s.", f.Name, f.Intended.Reachable)),
+		steps = append(steps, Step{Kind: StepGuard, PID: p.PID, Name: f.Name, Path: f.Intended.path(), Expect: &target,
+			Text: event.Text(fmt.Sprintf("Stay, and lead each later open of %s to %s.", f.Name, f.Intended.path())),
 			Undo: "Leave. The debugger opens the name again when it needs the file the next time, and gets the wrong one."})
 	}
 	return steps

@@ -59,6 +59,26 @@ func TestPlanRepair(t *testing.T) {
 	}
 }
 
+// What we call a file is no help where the debugger calls it otherwise, or
+// cannot come to it at all.
+func TestPlanUsesTheDebuggersPath(t *testing.T) {
+	for there, want := range map[event.Text]error{"/proc/7/fd/4": nil, "": ErrUnreachable} {
+		events := scenes()["hang"]
+		for _, ev := range events {
+			if lm, ok := ev.(*event.LinkMap); ok && len(lm.Reachable) > 0 {
+				lm.DebuggerPath = event.Some(there)
+			}
+		}
+		plan, err := PlanRepair(analyzed(events).Diagnosis())
+		if !errors.Is(err, want) {
+			t.Errorf("%q: %v, want %v", there, err, want)
+		}
+		if err == nil && (plan.Steps[1].Kind != StepOpen || plan.Steps[1].Path != there) {
+			t.Errorf("%q: %+v", there, plan.Steps[1])
+		}
+	}
+}
+
 // A file that only we could open is no help: the debugger opens it.
 func TestPlanAsksForTheDebuggersRights(t *testing.T) {
 	for may, want := range map[event.Opt[bool]]error{event.Some(false): ErrUnreachable, event.Some(true): nil, {}: nil} {

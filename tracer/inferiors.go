@@ -412,10 +412,9 @@ func (in *inferiors) rightFile(tid event.TID, ev *event.Syscall) (name string, t
 				continue
 			}
 			inferior.Complete(in.view, &lm, in.debugger)
-			for _, candidate := range lm.Reachable {
-				got := in.view.Resolve(in.debugger, tid, string(candidate))
-				if got.Same(want) && in.mayOpen(string(candidate)) {
-					return string(candidate), got, true
+			for _, path := range inferior.DebuggerPaths(in.view, &lm, in.debugger, tid) {
+				if in.mayOpen(string(path)) {
+					return string(path), in.view.Resolve(in.debugger, tid, string(path)), true
 				}
 			}
 		}

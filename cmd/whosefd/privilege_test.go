@@ -172,7 +172,7 @@ func TestPlaces(t *testing.T) {
 					}
 					return code == exitFindings && strings.Contains(out, "self-fd")
 				})
-				if out, stderr, code := within(t, look.enter, "repair", "--dry-run", pid); code != 0 || !strings.Contains(out, string(f.Intended.Reachable)) {
+				if out, stderr, code := within(t, look.enter, "repair", "--dry-run", pid); code != 0 || !strings.Contains(out, fmt.Sprintf("/proc/%d/fd/4", innerPID(t, inferior))) {
 					t.Errorf("%s: repair --dry-run: exit code %d\n%s%s", from, code, out, stderr)
 				}
 				if out, stderr, code := within(t, look.enter, "doctor"); code == exitTrouble || stderr != "" {
@@ -180,6 +180,17 @@ func TestPlaces(t *testing.T) {
 				}
 			}
 			untraced(t, gdb.PID)
+			if pl.inner {
+				// From outside, where the inferior has another number than the
+				// debugger knows; and what it opens later is led to the file too.
+				r := startWhosefd(t, "guard", "-v", "-p", strconv.Itoa(gdb.PID))
+				gdb.Expect(stopAtFoo)
+				noTrouble(t, gdb)
+				if to := fmt.Sprintf("/proc/%d/fd/4", innerPID(t, inferior)); !strings.Contains(r.stderr.String(), to) {
+					t.Errorf("no call was led to %s: %s", to, r.stderr.String())
+				}
+				return
+			}
 			look := looks["inside"]
 			if out, stderr, code := within(t, look.enter, "repair", "--detach", strconv.Itoa(look.gdb)); code != 0 {
 				t.Fatalf("repair: exit code %d\n%s%s", code, out, stderr)

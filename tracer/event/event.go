@@ -241,6 +241,10 @@ type LinkMap struct {
 	// Reachable lists paths under which the mapped file can be opened now by
 	// a process in the tracer's context, each checked by identity; best first.
 	Reachable []Text `json:"reachable,omitempty"`
+	// DebuggerPath is the path under which the debugger itself can open it,
+	// where that is not the first of Reachable: in another pid namespace the
+	// inferior has another number. Empty: there is none.
+	DebuggerPath Opt[Text] `json:"debugger_path,omitzero"`
 	// Resolves says what Name leads to in the debugger and in the inferior.
 	Resolves []Resolution `json:"resolves,omitempty"`
 }

@@ -72,13 +72,47 @@ func Complete(v *procview.View, lm *event.LinkMap, debugger event.PID) {
 	if lm.Name == "" || lm.Mapped == nil {
 		return // the program itself, or the vdso, which has no file
 	}
-	lm.Resolves = nil
+	lm.Resolves, lm.DebuggerPath = nil, event.Opt[event.Text]{}
 	for _, pid := range []event.PID{debugger, lm.PID} {
 		if pid != 0 {
 			lm.Resolves = append(lm.Resolves, event.Resolution{PID: pid, Target: v.Resolve(pid, event.TID(pid), string(lm.Name))})
 		}
 	}
 	lm.Reachable = reachable(v, lm)
+	if debugger == 0 || len(lm.Reachable) == 0 || isMapped(lm, lm.Resolves[0].Target) {
+		return
+	}
+	switch paths := DebuggerPaths(v, lm, debugger, event.TID(debugger)); {
+	case len(paths) == 0:
+		lm.DebuggerPath = event.Some[event.Text]("")
+	case paths[0] != lm.Reachable[0]:
+		lm.DebuggerPath = event.Some(paths[0])
+	}
+}
+
+// DebuggerPaths gives those of lm.Reachable that a thread of the debugger
+// reaches, each checked there, as the debugger has to write them: in another pid
+// namespace the inferior has another number.
+func DebuggerPaths(v *procview.View, lm *event.LinkMap, debugger event.PID, tid event.TID) []event.Text {
+	ids := []int{int(lm.PID)}
+	if st, err := v.Status(lm.PID, event.TID(lm.PID)); err == nil && len(st.NSpid) > 0 {
+		ids = st.NSpid
+	}
+	var paths []event.Text
+	for _, path := range lm.Reachable {
+		inside, ok := strings.CutPrefix(string(path), v.Folder(lm.PID)+"/")
+		if !ok {
+			continue
+		}
+		for _, id := range ids {
+			there := "/proc/" + strconv.Itoa(id) + "/" + inside
+			if isMapped(lm, v.Resolve(debugger, tid, there)) {
+				paths = append(paths, event.Text(there))
+				break
+			}
+		}
+	}
+	return paths
 }
 
 // reachable tries, in this order: the descriptor that the name tells of; the
