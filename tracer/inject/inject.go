@@ -27,9 +27,13 @@ type Machine interface {
 	RegisterSet(tid event.TID, set uintptr, buf []byte) error
 	// SignalMask is the set of signals that a stopped thread blocks.
 	SignalMask(tid event.TID) (uint64, error)
-	// Code gives the bounds of the mapping that holds the instruction at addr.
-	Code(tid event.TID, addr uint64) (start, end uint64, err error)
+	// Code gives the mapping that holds the instruction at addr, and behind it
+	// the code that the kernel has put into the process (vdso(7)), if there is any.
+	Code(tid event.TID, addr uint64) ([]Range, error)
 }
+
+// Range is a range of addresses, without its end.
+type Range struct{ Start, End uint64 }
 
 // Linux is the real [Machine].
 type Linux struct{ ptrace.Linux }
@@ -110,7 +114,7 @@ func (t *Thread) Call(nr uint64, args ...uint64) (int64, error) {
 	ip := t.instruction()
 	if t.back != nil {
 		ip = t.back.call
-		setStack(&regs, t.back.sp)
+		t.back.take(&regs)
 	}
 	ptrace.SetCall(&regs, ip, nr, six)
 	if !t.dirty {

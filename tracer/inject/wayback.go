@@ -1,6 +1,7 @@
 package inject
 
 import (
+	"bytes"
 	"fmt"
 	"strings"
 
@@ -17,6 +18,7 @@ import (
 type wayBack struct {
 	call    uint64 // the address of the instruction that makes the calls
 	sp      uint64 // the stack pointer for them
+	link    uint64 // the link register for them, where there is one
 	restore func() error
 }
 
@@ -27,24 +29,52 @@ const nameRoom = 512
 // maxCode bounds how much of a library's code is looked through, in bytes.
 const maxCode = 16 << 20
 
+// area is code of the process that can be run.
+type area struct {
+	start uint64
+	code  []byte
+}
+
+// address says where the machine code want stands in the areas.
+func address(areas []area, want []byte) (uint64, bool) {
+	for _, a := range areas {
+		for from := 0; ; {
+			i := bytes.Index(a.code[from:], want)
+			if i < 0 {
+				break
+			}
+			if at := a.start + uint64(from+i); at%codeAlign == 0 {
+				return at, true
+			}
+			from += i + 1
+		}
+	}
+	return 0, false
+}
+
 // prepare lays the way back; without one, t.back stays nil.
 func (t *Thread) prepare() {
-	start, end, err := t.m.Code(t.tid, t.instruction())
-	if err != nil || end <= start || end-start > maxCode || frameRoom == 0 {
-		return
-	}
-	code := make([]byte, end-start)
-	n, err := t.m.Read(t.tid, start, code)
+	ranges, err := t.m.Code(t.tid, t.instruction())
 	if err != nil {
 		return
 	}
+	var areas []area
+	for _, r := range ranges {
+		if r.End <= r.Start || r.End-r.Start > maxCode {
+			continue
+		}
+		code := make([]byte, r.End-r.Start)
+		if n, err := t.m.Read(t.tid, r.Start, code); err == nil {
+			areas = append(areas, area{r.Start, code[:n]})
+		}
+	}
 	at := (ptrace.SP(&t.saved) - ptrace.RedZone - nameRoom - frameRoom) &^ 63
-	data, call, sp, ok := t.frame(at, code[:n], start)
+	data, back, ok := t.frame(at, areas)
 	if !ok {
 		return
 	}
-	if restore, err := scratchAt(t.m, t.tid, at, data); err == nil {
-		t.back = &wayBack{call: call, sp: sp, restore: restore}
+	if back.restore, err = scratchAt(t.m, t.tid, at, data); err == nil {
+		t.back = &back
 	}
 }
 
@@ -59,15 +89,25 @@ func (t *Thread) unprepare() error {
 }
 
 // Code implements [Machine].
-func (l Linux) Code(tid event.TID, addr uint64) (start, end uint64, err error) {
+func (l Linux) Code(tid event.TID, addr uint64) ([]Range, error) {
 	maps, err := procview.New("/proc").Maps(event.PID(tid))
 	if err != nil {
-		return 0, 0, err
+		return nil, err
 	}
+	var found, kernels []Range
 	for _, m := range maps {
-		if m.Start <= addr && addr < m.End && strings.Contains(m.Perms, "r") && strings.Contains(m.Perms, "x") {
-			return m.Start, m.End, nil
+		if !strings.Contains(m.Perms, "r") || !strings.Contains(m.Perms, "x") {
+			continue
+		}
+		switch r := (Range{m.Start, m.End}); {
+		case m.Start <= addr && addr < m.End:
+			found = append(found, r)
+		case m.Path == "[vdso]":
+			kernels = append(kernels, r)
 		}
 	}
-	return 0, 0, fmt.Errorf("no code of thread %d at %#x: %w", tid, addr, unix.EFAULT)
+	if found == nil {
+		return nil, fmt.Errorf("no code of thread %d at %#x: %w", tid, addr, unix.EFAULT)
+	}
+	return append(found, kernels...), nil
 }

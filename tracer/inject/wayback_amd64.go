@@ -1,7 +1,6 @@
 package inject
 
 import (
-	"bytes"
 	"encoding/binary"
 
 	"golang.org/x/sys/unix"
@@ -29,34 +28,34 @@ const (
 )
 
 // frame makes the stack that leads back to the registers of t.saved, to be
-// written at an address with at least [frameRoom] bytes. A system call made by
+// written at an address with at least [frameRoom] bytes, where the stack pointer is
+// for the calls: what lies below it may be overwritten by a signal's frame. A system call made by
 // the instruction at call, with the stack pointer at sp, returns by RET to
 // rt_sigreturn(2), and that puts all registers back, with the interrupted call
 // about to be made again.
-func (t *Thread) frame(at uint64, code []byte, base uint64) (data []byte, call, sp uint64, ok bool) {
-	gadget, back := bytes.Index(code, syscallRet), bytes.Index(code, rtSigreturn)
-	if gadget < 0 || back < 0 {
-		return nil, 0, 0, false
+func (t *Thread) frame(at uint64, areas []area) (data []byte, b wayBack, ok bool) {
+	gadget, ok := address(areas, syscallRet)
+	back, ok2 := address(areas, rtSigreturn)
+	if !ok || !ok2 {
+		return nil, wayBack{}, false
 	}
 	// RET to where no CALL came from is a fault on a shadow stack.
 	if t.m.RegisterSet(t.tid, ntX86Shstk, make([]byte, 8)) == nil {
-		return nil, 0, 0, false
+		return nil, wayBack{}, false
 	}
 	mask, err := t.m.SignalMask(t.tid)
 	if err != nil {
-		return nil, 0, 0, false
+		return nil, wayBack{}, false
 	}
 	fx := make([]byte, fxSize)
 	if err := t.m.RegisterSet(t.tid, ntPrfpreg, fx); err != nil {
-		return nil, 0, 0, false
+		return nil, wayBack{}, false
 	}
 	clear(fx[fxSoftware:])
-	// Behind the frame: what lies before it may be overwritten by a signal's.
-	sp = at
 	fxAt := (at + frameSize + 63) &^ 63 // FXRSTOR wants 16, the kernel 64
 	r := &t.saved
 	words := []uint64{
-		base + uint64(back),
+		back,
 		0, 0, // uc_flags, uc_link
 		0, badStack, 0, // uc_stack
 		r.R8, r.R9, r.R10, r.R11, r.R12, r.R13, r.R14, r.R15, r.Rdi, r.Rsi, r.Rbp, r.Rbx, r.Rdx,
@@ -70,7 +69,7 @@ func (t *Thread) frame(at uint64, code []byte, base uint64) (data []byte, call, 
 	}
 	data = append(data, make([]byte, fxAt-at-frameSize)...)
 	data = append(data, fx...)
-	return data, base + uint64(gadget), sp, true
+	return data, wayBack{call: gadget, sp: at}, true
 }
 
 // frameRoom is how much room a frame may need, in bytes.
@@ -80,5 +79,8 @@ const frameRoom = 64 + fxSize + frameSize
 // leaves the thread's alternate stack as it is.
 const badStack = 4
 
-// setStack sets the stack pointer.
-func setStack(regs *unix.PtraceRegs, sp uint64) { regs.Rsp = sp }
+// take sets what the registers of a call must have to return by the way back.
+func (b *wayBack) take(regs *unix.PtraceRegs) { regs.Rsp = b.sp }
+
+// codeAlign is what addresses of instructions are multiples of, in bytes.
+const codeAlign = 1

@@ -6,7 +6,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -61,9 +60,6 @@ func (d dying) SyscallInfo(tid event.TID, info *ptrace.SyscallInfo) error {
 // Wherever we end in the middle of calls, the thread goes back to its own, with
 // its own registers and signals.
 func TestKilledInside(t *testing.T) {
-	if runtime.GOARCH != "amd64" {
-		t.Skip("no way back on " + runtime.GOARCH)
-	}
 	file := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(file, []byte("right"), 0o600); err != nil {
 		t.Fatal(err)
@@ -125,9 +121,6 @@ func TestKilledInside(t *testing.T) {
 // A call that a file system never answers, and that nothing can break off, is
 // left alone after a while. When it ends, the thread goes back to its own.
 func TestCallThatSticks(t *testing.T) {
-	if runtime.GOARCH != "amd64" {
-		t.Skip("no way back on " + runtime.GOARCH)
-	}
 	scene.Require(t, "root", "fuse")
 	before := within
 	within = 200 * time.Millisecond
