@@ -133,6 +133,7 @@ func (s *snapshot) threads() error {
 			}
 			return fmt.Errorf("thread %d of pid %d: %w", tid, s.pid, err)
 		}
+		s.suspended(&b, calls)
 		b.Path = s.awaited(&b, calls)
 		b.T = s.now()
 		s.blocked = append(s.blocked, &b)
@@ -142,6 +143,27 @@ func (s *snapshot) threads() error {
 		return fmt.Errorf("threads of pid %d: %w", s.pid, unix.ESRCH)
 	}
 	return nil
+}
+
+// suspended finds the call of a thread that job control has stopped where
+// proc_pid_syscall(5) has none: on arm64 a call counts as about to be made again
+// from the stop on. The registers tell.
+func (s *snapshot) suspended(b *event.Blocked, calls *decode.Table) {
+	if b.State != "T" || b.Args != nil {
+		return
+	}
+	var in *ptrace.Call
+	err := ptrace.OnTracerThread(func() error {
+		k := ptrace.Linux{}
+		_, err := ptrace.Peek(k, b.TID, stopWithin, func() (err error) {
+			in, err = k.Interrupted(b.TID)
+			return err
+		})
+		return err
+	})
+	if err == nil && in != nil {
+		s.View.InCall(b, in.Nr, in.Args, calls)
+	}
 }
 
 // awaited reads the name that a thread waits to open, a FIFO's say. It is "" for

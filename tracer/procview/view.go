@@ -475,24 +475,32 @@ func (v *View) Blocked(pid event.PID, tid event.TID, calls *decode.Table) (event
 	if !ok {
 		return b, nil
 	}
-	b.Args = make([]event.Hex, len(call.Args))
-	for i, a := range call.Args {
-		b.Args[i] = event.Hex(a)
-	}
 	if call.Compat() {
 		b.Arch = "32-bit"
-		if calls = calls.Compat(); calls == nil {
-			return b, nil
+		if calls = calls.Compat(); calls != nil {
+			b.Arch = calls.Arch()
 		}
-		b.Arch = calls.Arch()
 	}
-	b.Syscall = calls.Name(call.Nr)
-	if row, ok := calls.Call(call.Nr); ok && row.FDArg() >= 0 {
-		fd := event.FD(decode.Int32(call.Args[row.FDArg()]))
-		target := v.Target(pid, fd)
+	v.InCall(&b, call.Nr, call.Args, calls)
+	return b, nil
+}
+
+// InCall says that a thread is in a call, with these arguments. Without a table
+// only the arguments are known.
+func (v *View) InCall(b *event.Blocked, nr uint64, args [6]uint64, calls *decode.Table) {
+	b.Args = make([]event.Hex, len(args))
+	for i, a := range args {
+		b.Args[i] = event.Hex(a)
+	}
+	if calls == nil {
+		return
+	}
+	b.Syscall = calls.Name(nr)
+	if row, ok := calls.Call(nr); ok && row.FDArg() >= 0 {
+		fd := event.FD(decode.Int32(args[row.FDArg()]))
+		target := v.Target(b.PID, fd)
 		b.FD, b.Target = event.Some(fd), &target
 	}
-	return b, nil
 }
 
 // settled reads what call a thread is in. A call that was interrupted, by the

@@ -10,8 +10,13 @@ import (
 
 // interruptedCall says which call a stopped thread is in the middle of. On
 // arm64 the kernel has moved the program counter back to the SVC instruction
-// by the time of the stop (arch/arm64/kernel/signal.c), and x0 to x5 hold the
-// arguments, x8 the number.
+// by the time of the stop (do_signal in arch/arm64/kernel/signal.c), and x0 to x5
+// hold the arguments, x8 the number.
+//
+// Not so for the calls that end with EINTR even if no handler ran (epoll_wait(2)
+// and others, signal(7)): x0 has the EINTR, and the first argument cannot be had
+// any more, since the kernel shows nobody its copy of it (orig_x0). The program
+// sees that EINTR, as it does under any other tracer.
 func interruptedCall(tid event.TID, regs *unix.PtraceRegs) (call *Call, hidden bool) {
 	const svc0 = 0xd4000001
 	var ins [4]byte

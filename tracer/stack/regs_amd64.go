@@ -41,3 +41,7 @@ func (p *process) guessCall(up step, regs registerSet) (step, error) {
 	up.pc = ra
 	return up, nil
 }
+
+// sigreturn is not needed here: glibc has unwind information for what a
+// signal handler returns to.
+func (*process) sigreturn(callFrame, error, registerSet) (step, bool) { return step{}, false }

@@ -2,6 +2,7 @@ package stack
 
 import (
 	"debug/elf"
+	"encoding/binary"
 
 	"golang.org/x/sys/unix"
 )
@@ -36,4 +37,34 @@ func (p *process) guessCall(up step, regs registerSet) (step, error) {
 	}
 	up.pc = ra
 	return up, nil
+}
+
+// Offsets in struct rt_sigframe of arch/arm64/kernel/signal.c, of the registers in
+// its struct sigcontext: siginfo and what of struct ucontext lies before that, and
+// the address of a fault. The stack pointer and the program counter follow x30.
+const sigcontextRegs = 128 + 176 + 8
+
+// sigreturn finds the caller of the code that a signal handler returns to, which
+// the kernel has in the vDSO without unwind information
+// (arch/arm64/kernel/vdso/sigreturn.S): its frame has all registers.
+func (p *process) sigreturn(f callFrame, ruleErr error, regs registerSet) (up step, ok bool) {
+	const (
+		movX8SysRtSigreturn = 0xd2801168 // mov x8, #139
+		svc0                = 0xd4000001
+	)
+	if ruleErr == nil || f.module == nil {
+		return step{}, false
+	}
+	if code, err := p.mem.word(f.pc); err != nil || code != svc0<<32|movX8SysRtSigreturn {
+		return step{}, false
+	}
+	b, err := p.mem.bytes(regs.val[regSP]+sigcontextRegs, (regPC+1)*8)
+	if err != nil {
+		return step{}, false
+	}
+	for i := range uint64(regPC + 1) {
+		up.regs.set(i, binary.LittleEndian.Uint64(b[i*8:]))
+	}
+	up.pc = up.regs.val[regPC]
+	return up, true
 }

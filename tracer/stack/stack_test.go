@@ -129,7 +129,8 @@ func look(t testing.TB, pid event.PID) Snapshot {
 // line is a frame of gdb's bt; file and line are empty where it has none.
 type line struct{ pc, function, where string }
 
-var btLine = regexp.MustCompile(`^#\d+ +(?:(0x[0-9a-f]+) in )?(.*?) \(.*\)(?: (?:at|from) (\S+))?$`)
+// [PAC] marks a return address that was signed.
+var btLine = regexp.MustCompile(`^#\d+ +(?:(0x[0-9a-f]+) (?:\[PAC\] )?in )?(.*?) \(.*\)(?: (?:at|from) (\S+))?$`)
 
 // bt asks gdb.
 func bt(t testing.TB, pid event.PID) []line {
@@ -281,6 +282,10 @@ func TestLikeGDB(t *testing.T) {
 			}
 		}
 	}
+	signed := "-g" // the compiler's default
+	if runtime.GOARCH == "arm64" {
+		signed = "-mbranch-protection=standard"
+	}
 	for _, test := range []struct {
 		name, compiler, source string
 		flags                  []string
@@ -289,6 +294,7 @@ func TestLikeGDB(t *testing.T) {
 	}{
 		{name: "debug info", compiler: "gcc", source: blockingC, flags: []string{"-g", "-O0"}, want: "alloced"},
 		{name: "optimised", compiler: "gcc", source: blockingC, flags: []string{"-g", "-O2"}, want: "inner"},
+		{name: "signed return addresses", compiler: "gcc", source: blockingC, flags: []string{"-g", "-O1", signed}, want: "outer"},
 		{name: "DWARF 4", compiler: "gcc", source: blockingC, flags: []string{"-gdwarf-4", "-O2"}, want: "outer"},
 		{name: "DWARF 3, no index", compiler: "gcc", source: blockingC, flags: []string{"-gdwarf-3", "-gno-pubnames", "-O1"}, want: "outer"},
 		{name: "compressed", compiler: "gcc", source: blockingC, flags: []string{"-g", "-gz", "-O2"}, want: "outer"},

@@ -56,7 +56,13 @@ func (p *process) walk(start Regs, limit int, visit func(callFrame, rule, *regis
 		f.module = p.moduleAt(f.lookup)
 		r, ruleErr := p.rule(f)
 		f.signal = r.signal
-		up, err := p.caller(f, r, ruleErr, regs)
+		var up step
+		var err error
+		if bare, ok := p.sigreturn(f, ruleErr, regs); ok {
+			up, f.signal = bare, true
+		} else {
+			up, err = p.caller(f, r, ruleErr, regs)
+		}
 		if err == nil && !up.end {
 			f.end = up.regs.val[regSP]
 		}
@@ -66,9 +72,9 @@ func (p *process) walk(start Regs, limit int, visit func(callFrame, rule, *regis
 		if err != nil {
 			return err
 		}
-		// Only a signal's frame may be on another stack; the innermost one need
-		// not have used the stack.
-		grows := f.end > f.sp || n == 0 && f.end == f.sp && up.pc != pc
+		// Only a signal's frame may be on another stack; the innermost one, and one
+		// that a signal has interrupted, need not have used the stack.
+		grows := f.end > f.sp || exact && f.end == f.sp && up.pc != pc
 		if !f.signal && !grows {
 			return fmt.Errorf("frame at %#x: its caller's stack would be at %#x, not above %#x", pc, f.end, f.sp)
 		}
