@@ -49,21 +49,23 @@ func Preflight(v *procview.View, tool string, pid event.PID) ([]event.Event, err
 // libraries reads the list of a process; the error says what sort of process it
 // is that has none.
 func libraries(v *procview.View, pid event.PID) ([]event.LinkMap, error) {
-	look := func(err error) error {
-		var why *doctor.AttachError
-		if errors.As(err, &why) {
-			why.Op = "look at"
-		}
-		return err
-	}
 	if err := doctor.RefuseLook(v, event.PID(os.Getpid()), pid); err != nil {
-		return nil, look(err)
+		return nil, lookedAt(err)
 	}
 	maps, err := inferior.LinkMaps(v, pid)
 	if errors.Is(err, os.ErrPermission) {
-		return nil, look(doctor.ExplainAttach(v, pid, err))
+		return nil, lookedAt(doctor.ExplainAttach(v, pid, err))
 	}
 	return maps, err
+}
+
+// lookedAt makes the error of an attach that of a look.
+func lookedAt(err error) error {
+	var why *doctor.AttachError
+	if errors.As(err, &why) {
+		why.Op = "look at"
+	}
+	return err
 }
 
 // tracerOf gives the process that a thread belongs to; nil for no thread, or

@@ -55,6 +55,11 @@ func Snapshot(pid event.PID, o SnapshotOptions) ([]event.Event, error) {
 		// What it has open is what it is all about.
 		return nil, doctor.ExplainAttach(o.View, pid, err)
 	}
+	// Without that permission (Yama) neither calls nor names are to be seen, and
+	// all that could be said is that nothing was found.
+	if err := o.View.MayAttach(pid); err != nil {
+		return nil, lookedAt(doctor.ExplainAttach(o.View, pid, err))
+	}
 	s.surroundings()
 	if err := procview.Scarce(); err != nil {
 		return nil, fmt.Errorf("look at pid %d: %w", pid, err)

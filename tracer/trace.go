@@ -94,7 +94,7 @@ func watch(ctx context.Context, o TraceOptions, g *GuardOptions) (Outcome, error
 	pid := o.PID
 	if pid == 0 {
 		if pid, err = ptrace.Launch(o.Path, o.Argv, o.Env); err != nil {
-			return Outcome{}, err
+			return Outcome{}, doctor.ExplainLaunch(o.View, err)
 		}
 		t.loop.OnGroupStop = stopToo
 	} else if err := doctor.Refuse(o.View, event.PID(os.Getpid()), pid); err != nil {

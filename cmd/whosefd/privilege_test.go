@@ -282,3 +282,47 @@ func TestWrittenFilesArePrivate(t *testing.T) {
 		}
 	}
 }
+
+// Where Yama does not let an ordinary user attach, nothing is called healthy that
+// could not be looked at, and what can be done is said. The scope is the machine's:
+// it is not changed for a test.
+func TestYama(t *testing.T) {
+	scene.Require(t, "root", "setpriv")
+	b, err := os.ReadFile("/proc/sys/kernel/yama/ptrace_scope")
+	scope := strings.TrimSpace(string(b))
+	if err != nil || scope != "1" && scope != "2" {
+		t.Skipf("kernel.yama.ptrace_scope is %q: %v", scope, err)
+	}
+	dir := public(t)
+	user := []string{"setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"}
+	refused := func(args ...string) {
+		t.Helper()
+		_, stderr, code := within(t, user, args...)
+		if code != exitTrouble || !strings.Contains(stderr, "kernel.yama.ptrace_scope = "+scope) || !strings.Contains(stderr, "run with sudo") || strings.Count(stderr, "\n") != 1 {
+			t.Errorf("%v: exit code %d: %q", args, code, stderr)
+		}
+	}
+	if scope == "2" {
+		refused("trace", "--", "true")
+		refused("guard", "--", "true")
+		return
+	}
+	scene.Require(t, "gdb", "ptrace")
+	gdb := scene.StartGDB(t, scene.GDB{Launcher: user, Dir: "/", Args: []string{"--args", filepath.Join(dir, "from_memory")}})
+	gdb.Expect(scene.Prompt)
+	gdb.Command("break foo")
+	gdb.Send("run")
+	gdb.WaitBlocked(scene.Patience)
+	pid := strconv.Itoa(gdb.PID)
+	for _, args := range [][]string{{"explain", pid}, {"report", pid, "-o", "-"}, {"repair", pid}, {"repair", "--dry-run", pid}, {"guard", "-p", pid}, {"trace", "-p", pid}, {"preflight", pid}} {
+		refused(args...)
+	}
+	if out, stderr, _ := within(t, user, "ps", "--format", "json"); !strings.Contains(out, "kernel.yama.ptrace_scope") {
+		t.Errorf("ps: %s%s", out, stderr)
+	}
+	out, stderr, code := within(t, user, "guard", "--", "gdb", "-nx", "-q", "-batch", "-iex", "set breakpoint pending on",
+		"-ex", "break foo", "-ex", "run", filepath.Join(dir, "from_memory"))
+	if code != 0 || !strings.Contains(out, "foo (x=21) at lib.c:1") {
+		t.Errorf("guard: exit code %d: %s%s", code, out, stderr)
+	}
+}

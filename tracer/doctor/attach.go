@@ -99,6 +99,51 @@ func explainAttach(v *procview.View, self, pid event.PID, cause error) error {
 	return e
 }
 
+// ExplainLaunch turns the error of a failed start of a program that is to be
+// traced from its beginning into one that says what Yama has against that, if it
+// has. Every other error stays as it is, nil too.
+func ExplainLaunch(v *procview.View, cause error) error {
+	if !errors.Is(cause, unix.EPERM) {
+		return cause
+	}
+	me, err := readTask(v, event.PID(os.Getpid()))
+	if err != nil {
+		return cause
+	}
+	return explainLaunch(&world{me: me, yama: yamaScope(v), container: inContainer(v)}, cause)
+}
+
+// explainLaunch follows yama_ptrace_traceme in security/yama/yama_lsm.c, which
+// has nothing against a child that asks to be traced where the scope is 1.
+func explainLaunch(w *world, cause error) error {
+	if w.yama < 2 {
+		return cause
+	}
+	reason, remedy := w.yamaRefuses()
+	if reason == "" {
+		return cause
+	}
+	return fmt.Errorf("%w: %s; %s", cause, reason, remedy)
+}
+
+// yamaRefuses says why Yama lets us trace nobody, or only programs that we
+// launch; "" if it does not mind.
+func (w *world) yamaRefuses() (reason, remedy string) {
+	hasCap := w.me.capEff&(1<<unix.CAP_SYS_PTRACE) != 0
+	switch {
+	case w.yama >= 3:
+		return "Yama forbids all tracing (kernel.yama.ptrace_scope = 3)",
+			"only a restart of the machine takes that back: a recording made elsewhere can be explained here"
+	case hasCap:
+	case w.yama == 1:
+		return "Yama lets a process be traced only by its parents (kernel.yama.ptrace_scope = 1)",
+			w.elevate() + "; or sudo sysctl kernel.yama.ptrace_scope=0; or launch the debugger with 'whosefd guard -- …' or 'whosefd trace -- …'"
+	case w.yama == 2:
+		return "Yama lets only those trace who have CAP_SYS_PTRACE (kernel.yama.ptrace_scope = 2)", w.elevate()
+	}
+	return "", ""
+}
+
 // gone explains a pid that does not exist.
 func gone(v *procview.View, self event.PID) (reason, remedy string) {
 	remedy = "'whosefd ps' lists the debuggers"
@@ -324,16 +369,11 @@ func (w *world) whyNotPermitted() (reason, remedy string) {
 		if more := t.capPrm &^ me.capPrm; more != 0 {
 			return "it has capabilities that whosefd has not: " + capNames(more), w.elevate()
 		}
-		switch w.yama {
-		case 1:
-			return "Yama lets a process be traced only by its parents (kernel.yama.ptrace_scope = 1)",
-				w.elevate() + "; or sysctl kernel.yama.ptrace_scope=0; or launch the debugger with 'whosefd trace -- …'"
-		case 2:
-			return "Yama lets only root trace (kernel.yama.ptrace_scope = 2)", w.elevate()
-		}
 	}
-	if w.yama >= 3 {
-		return "Yama forbids all tracing (kernel.yama.ptrace_scope = 3)", "only a restart of the machine takes that back"
+	if !hasCap || otherNS || w.yama >= 3 {
+		if reason, remedy := w.yamaRefuses(); reason != "" {
+			return reason, remedy
+		}
 	}
 	if me.seccomp == 2 {
 		return "users and capabilities fit, but whosefd runs under a seccomp filter, as in a container or sandbox, which probably refuses ptrace",

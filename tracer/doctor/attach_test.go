@@ -91,6 +91,33 @@ func ours(more ...string) map[string]string {
 	return m
 }
 
+// A program that Yama does not let us trace from its start is not started.
+func TestExplainLaunch(t *testing.T) {
+	for _, test := range []struct {
+		scope int
+		cap   bool
+		cause error
+		want  string
+	}{
+		{-1, false, unix.EPERM, "operation not permitted"},
+		{1, false, unix.EPERM, "operation not permitted"},
+		{2, false, unix.EPERM, "operation not permitted: Yama lets only those trace who have CAP_SYS_PTRACE (kernel.yama.ptrace_scope = 2); run with sudo"},
+		{2, true, unix.EPERM, "operation not permitted"},
+		{3, true, unix.EPERM, "operation not permitted: Yama forbids all tracing (kernel.yama.ptrace_scope = 3); only a restart of the machine takes that back: a recording made elsewhere can be explained here"},
+	} {
+		w := &world{yama: test.scope, me: task{uid: [4]int{1000, 1000, 1000, 1000}}}
+		if test.cap {
+			w.me.capEff = 1 << unix.CAP_SYS_PTRACE
+		}
+		if err := explainLaunch(w, test.cause); err.Error() != test.want || !errors.Is(err, test.cause) {
+			t.Errorf("scope %d, capability %v: %q, want %q", test.scope, test.cap, err, test.want)
+		}
+	}
+	if err := ExplainLaunch(procview.New("/proc"), unix.ENOENT); err != unix.ENOENT {
+		t.Errorf("another error: %v", err)
+	}
+}
+
 func TestExplainAttach(t *testing.T) {
 	for _, tc := range []struct {
 		name  string
@@ -119,11 +146,11 @@ func TestExplainAttach(t *testing.T) {
 		{"Yama 1", func(p *proc) {
 			p.task(20, "gdb", ours())
 			p.write("sys/kernel/yama/ptrace_scope", "1\n")
-		}, unix.EPERM, "…Yama lets a process be traced only by its parents (kernel.yama.ptrace_scope = 1); run with sudo; or sysctl kernel.yama.ptrace_scope=0; …"},
+		}, unix.EPERM, "…Yama lets a process be traced only by its parents (kernel.yama.ptrace_scope = 1); run with sudo; or sudo sysctl kernel.yama.ptrace_scope=0; …"},
 		{"Yama 2", func(p *proc) {
 			p.task(20, "gdb", ours())
 			p.write("sys/kernel/yama/ptrace_scope", "2\n")
-		}, unix.EPERM, "…Yama lets only root trace (kernel.yama.ptrace_scope = 2); run with sudo"},
+		}, unix.EPERM, "…Yama lets only those trace who have CAP_SYS_PTRACE (kernel.yama.ptrace_scope = 2); run with sudo"},
 		{"Yama 3, with the capability", func(p *proc) {
 			p.task(10, "whosefd", map[string]string{"CapEff": "0000000000080000", "CapPrm": "0000000000080000"})
 			p.task(20, "gdb", ours())

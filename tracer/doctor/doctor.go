@@ -237,8 +237,8 @@ func yamaCheck(scope int, privileged bool, elevate string) Check {
 		c.Detail = fmt.Sprintf("kernel.yama.ptrace_scope = %d does not limit whosefd, which has CAP_SYS_PTRACE", scope)
 	case scope == 1:
 		c.OK = false
-		c.Detail = "kernel.yama.ptrace_scope = 1: only programs that whosefd launches may be traced, no running debugger"
-		c.Remedy = "sysctl kernel.yama.ptrace_scope=0, or " + elevate
+		c.Detail = "kernel.yama.ptrace_scope = 1: only programs that whosefd launches may be traced (guard -- …, trace -- …), no running debugger"
+		c.Remedy = "sudo sysctl kernel.yama.ptrace_scope=0, or " + elevate
 	default:
 		c.OK = false
 		c.Detail = "kernel.yama.ptrace_scope = 2: only with CAP_SYS_PTRACE"

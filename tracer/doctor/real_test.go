@@ -343,7 +343,7 @@ func TestYamaCheck(t *testing.T) {
 		remedy     string
 	}{
 		{-1, false, true, ""}, {0, false, true, ""},
-		{1, false, false, "sysctl kernel.yama.ptrace_scope=0, or run with sudo"}, {1, true, true, ""},
+		{1, false, false, "sudo sysctl kernel.yama.ptrace_scope=0, or run with sudo"}, {1, true, true, ""},
 		{2, false, false, "run with sudo"}, {2, true, true, ""},
 		{3, true, false, "only a restart of the machine takes that back"},
 	} {

@@ -503,6 +503,16 @@ func (v *View) InCall(b *event.Blocked, nr uint64, args [6]uint64, calls *decode
 	}
 }
 
+// MayAttach says whether we may attach to a process, as EPERM where not, without
+// doing so: proc_pid_syscall(5) asks for the same permission.
+func (v *View) MayAttach(pid event.PID) error {
+	_, err := v.read(int(pid), "syscall")
+	if errors.Is(err, unix.EPERM) {
+		return fmt.Errorf("pid %d: %w", pid, err)
+	}
+	return nil
+}
+
 // settled reads what call a thread is in. A call that was interrupted, by the
 // end of a trace say, is begun again by the thread itself, and until it has got
 // the CPU for that, which may be the one that we are on, it counts as running.
