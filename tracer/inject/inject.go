@@ -114,7 +114,7 @@ func (t *Thread) Call(nr uint64, args ...uint64) (int64, error) {
 	ip := t.instruction()
 	if t.back != nil {
 		ip = t.back.call
-		t.back.take(&regs)
+		lead(&regs, t.back.sp, t.back.link)
 	}
 	ptrace.SetCall(&regs, ip, nr, six)
 	if !t.dirty {

@@ -79,8 +79,8 @@ const frameRoom = 64 + fxSize + frameSize
 // leaves the thread's alternate stack as it is.
 const badStack = 4
 
-// take sets what the registers of a call must have to return by the way back.
-func (b *wayBack) take(regs *unix.PtraceRegs) { regs.Rsp = b.sp }
+// lead makes the registers of a call return by the way back: over the stack.
+func lead(regs *unix.PtraceRegs, sp, _ uint64) { regs.Rsp = sp }
 
 // codeAlign is what addresses of instructions are multiples of, in bytes.
 const codeAlign = 1

@@ -88,8 +88,8 @@ const frameRoom = 64 + frameSize
 // leaves the thread's alternate stack as it is.
 const badStack = 4
 
-// take sets what the registers of a call must have to return by the way back.
-func (b *wayBack) take(regs *unix.PtraceRegs) { regs.Sp, regs.Regs[30] = b.sp, b.link }
+// lead makes the registers of a call return by the way back: over the link register.
+func lead(regs *unix.PtraceRegs, sp, link uint64) { regs.Sp, regs.Regs[30] = sp, link }
 
 // codeAlign is what addresses of instructions are multiples of, in bytes.
 const codeAlign = 4

@@ -168,3 +168,19 @@ func TestCallThatSticks(t *testing.T) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }
+
+// Code is found in whichever area has it, at an address that an instruction can have.
+func TestAddress(t *testing.T) {
+	want := []byte{1, 2, 3, 4}
+	areas := []area{{0x1000, []byte{1, 2, 3, 1, 2, 3}}, {0x2000, nil}, {0x3000, []byte{9, 1, 2, 3, 4, 9, 9, 9, 1, 2, 3, 4, 9}}}
+	first := uint64(0x3001)
+	if codeAlign == 4 {
+		first = 0x3008
+	}
+	if at, ok := address(areas, want); !ok || at != first {
+		t.Errorf("found at %#x, %v; want %#x", at, ok, first)
+	}
+	if at, ok := address(areas, []byte{4, 3}); ok {
+		t.Errorf("found at %#x what is not there", at)
+	}
+}
