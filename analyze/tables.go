@@ -63,6 +63,8 @@ type FDRow struct {
 	Name   event.Text              `json:"name,omitempty"`
 	Opened event.Opt[event.Micros] `json:"opened,omitzero"`
 	Closed event.Opt[event.Micros] `json:"closed,omitzero"`
+	// Unseen: it was made after the evidence begins, by a call that is not in it.
+	Unseen bool `json:"unseen,omitempty"`
 	// Gone: it is closed, and when is not known.
 	Gone   bool  `json:"gone,omitempty"`
 	Reads  int64 `json:"reads"`
@@ -73,6 +75,16 @@ type FDRow struct {
 	Whose   Whose  `json:"whose,omitempty"`
 	Rule    Rule   `json:"rule,omitempty"`
 	Effect  Effect `json:"effect,omitempty"`
+
+	seen event.Micros // of an unseen one: it was there then at the latest
+}
+
+// since is for the order of descriptors with one number.
+func (r *FDRow) since() event.Micros {
+	if r.Unseen {
+		return r.seen
+	}
+	return r.Opened.Or(-1)
 }
 
 // fdRow is a row whose place may be used for another one, with its Target.
@@ -112,8 +124,18 @@ type Tables struct {
 	unsummed    int64 // calls beyond maxCallNames
 	untracked   int64 // descriptors beyond maxOpenFDs
 	lookStarted bool
+	begun       beginning
 	listed      map[fdKey]bool
 }
+
+// beginning is how far a trace is with the descriptors that were there before.
+type beginning int
+
+const (
+	unlisted beginning = iota
+	listing
+	complete // whatever else appears was made later
+)
 
 type fdKey struct {
 	pid event.PID
@@ -193,6 +215,9 @@ func (t *Tables) descriptor(ev *event.Descriptor) {
 		// A new listing: what it does not have was closed unseen.
 		t.lookStarted, t.listed = false, map[fdKey]bool{}
 	}
+	if t.begun == unlisted && !t.log {
+		t.begun = listing
+	}
 	key := fdKey{ev.PID, ev.FD}
 	if t.listed != nil {
 		t.listed[key] = true
@@ -205,7 +230,10 @@ func (t *Tables) descriptor(ev *event.Descriptor) {
 	if row != nil {
 		t.close(key, event.Opt[event.Micros]{})
 	}
-	t.start(key, FDRow{Target: &ev.Target})
+	row = t.start(key, FDRow{Target: &ev.Target, Call: ev.Call})
+	if row != nil && ev.Call != "" {
+		row.Opened = event.Some(ev.T)
+	}
 }
 
 // start begins a row; nil where there is no room.
@@ -222,6 +250,9 @@ func (t *Tables) start(key fdKey, row FDRow) *fdRow {
 	}
 	r.FDRow = row
 	r.PID, r.FD = key.pid, key.fd
+	if r.Call == "" && t.begun == complete {
+		r.Unseen, r.seen = true, t.last
+	}
 	r.setTarget(row.Target)
 	t.open.set(key.pid, key.fd, r)
 	return r
@@ -270,11 +301,23 @@ func (t *Tables) mergeOlder() {
 	t.closed = kept
 }
 
+// endOf is when a call ended. A log may tell how long calls took (strace -T)
+// and not when they were.
+func (t *Tables) endOf(ev *event.Syscall) event.Micros {
+	if t.log && ev.T == 0 {
+		return 0
+	}
+	return ev.T + event.Micros(ev.DurUS.Or(0))
+}
+
 func (t *Tables) syscall(ev *event.Syscall, mark Mark) {
 	if t.debugger == 0 {
 		t.debugger = ev.PID
 	}
-	t.last = max(t.last, ev.T+event.Micros(ev.DurUS.Or(0)))
+	t.last = max(t.last, t.endOf(ev))
+	if t.begun == listing {
+		t.begun = complete
+	}
 	for _, c := range ev.Counterpart {
 		t.their(c.Target)
 	}
@@ -382,7 +425,7 @@ func (t *Tables) follow(ev *event.Syscall, mark Mark, completes bool) {
 	if !ok {
 		return
 	}
-	now := event.Some(ev.T + event.Micros(ev.DurUS.Or(0)))
+	now := event.Some(t.endOf(ev))
 	if makesFD(ev, row) {
 		key := fdKey{ev.PID, event.FD(ev.Ret.Val)}
 		if row.Class == decode.ClassDup && ev.FD.Is(key.fd) {
@@ -511,7 +554,7 @@ func (t *Tables) Descriptors() []FDRow {
 		}
 	}
 	slices.SortStableFunc(rows, func(x, y FDRow) int {
-		return cmp.Or(cmp.Compare(x.PID, y.PID), cmp.Compare(x.FD, y.FD), cmp.Compare(x.Opened.Or(-1), y.Opened.Or(-1)))
+		return cmp.Or(cmp.Compare(x.PID, y.PID), cmp.Compare(x.FD, y.FD), cmp.Compare(x.since(), y.since()))
 	})
 	older := t.older
 	older.Count += t.untracked

@@ -92,6 +92,50 @@ func TestDescriptorGoneUnseen(t *testing.T) {
 	}
 }
 
+// What a trace has not seen made was there before, or made by a call that is
+// not in it: the one is known from the first listing.
+func TestDescriptorMadeUnseen(t *testing.T) {
+	made := fd(gdbPID, 6, "w", ownPipe)
+	made.T, made.Call = 700, "pipe2"
+	for source, want := range map[string]string{
+		"trace":  "[3 before 16 before 16 25 16 unseen 20 unseen]",
+		"strace": "[3 before 6 700 16 before 16 before 16 25 20 before]",
+	} {
+		evs := []event.Event{gdbSession(source), fd(gdbPID, 3, "r", ownPipe), fd(gdbPID, 16, "r", otherLib), closeFD(5, 16, otherLib),
+			openAt(10, "/lib/libc.so", 16, &libc), closeFD(500, 16, libc), readFrom(600, 16, ownPipe, 5), readFrom(800, 20, ownPipe, 5)}
+		if source == "strace" {
+			evs = append(evs, made)
+		}
+		var got []string
+		for _, r := range tabled(Filter{}, evs...).Descriptors() {
+			opened := "before"
+			if r.Unseen {
+				opened = "unseen"
+			} else if r.Opened.Known {
+				opened = fmt.Sprint(int64(r.Opened.Val))
+			}
+			got = append(got, fmt.Sprint(r.FD, " ", opened))
+		}
+		if fmt.Sprint(got) != want {
+			t.Errorf("%s: %v, want %s", source, got, want)
+		}
+	}
+}
+
+// How long calls took (strace -T) does not say when they were.
+func TestDurationsAreNoTimes(t *testing.T) {
+	tables := tabled(Filter{}, gdbSession("strace"), openAt(0, "/lib/libc.so", 16, &libc), readFrom(0, 16, libc, 50), closeFD(0, 16, libc),
+		readFrom(0, 3, ownPipe, stuck))
+	if !tables.Untimed() {
+		t.Error("the log has no times")
+	}
+	for _, r := range tables.Descriptors() {
+		if r.Opened.Or(0) != 0 || r.Closed.Or(0) != 0 || r.Waiting && r.ReadUS != 0 {
+			t.Errorf("%+v", r)
+		}
+	}
+}
+
 func TestFilter(t *testing.T) {
 	marked := Mark{RuleSelfFD, Hang}
 	open := openAt(1, "/proc/self/fd/4", 16, &ownPipe)

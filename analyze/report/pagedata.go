@@ -205,7 +205,9 @@ func descriptorNote(r *analyze.FDRow, c *Case) string {
 	if r.Gone {
 		words = append(words, "closed unseen")
 	}
-	if c.Excerpt.Total > 0 && !r.Opened.Known && r.Call == "" && r.Count == 0 {
+	if r.Unseen {
+		words = append(words, "made unseen")
+	} else if c.Excerpt.Total > 0 && !r.Opened.Known && r.Call == "" && r.Count == 0 {
 		words = append(words, "there before")
 	}
 	return strings.Join(words, "; ")

@@ -193,6 +193,8 @@ func opened(r *analyze.FDRow, untimed bool) string {
 		return "yes"
 	case r.Opened.Known:
 		return r.Opened.Val.String()
+	case r.Unseen:
+		return "unseen"
 	}
 	return "before"
 }

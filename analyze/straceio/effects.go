@@ -102,7 +102,7 @@ func (a *args) madeOne(m made, t event.Target, access string) {
 	} else {
 		a.t.proc.set(m.fd, descriptor{file: &file{target: t}, cloexec: strings.Contains(a.ev.Flags, "CLOEXEC")})
 	}
-	a.p.emit(&event.Descriptor{T: a.p.now, PID: a.t.proc.pid, FD: m.fd, Access: access, Target: t})
+	a.p.emit(&event.Descriptor{T: a.p.now, PID: a.t.proc.pid, FD: m.fd, Access: access, Target: t, Call: a.info.row.Name})
 }
 
 // learn takes from fstat(2) what sort of file a descriptor is and, with -v,

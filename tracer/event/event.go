@@ -193,6 +193,8 @@ type Descriptor struct {
 	FD     FD     `json:"fd"`
 	Access string `json:"access,omitempty"` // "r", "w", "rw" or "path" (O_PATH), from fdinfo
 	Target Target `json:"target"`
+	// Call is the call that has just made it, where that has no event of its own.
+	Call string `json:"call,omitempty"`
 }
 
 // Inferior is a process that the debugger traces, or that the user named.
