@@ -175,14 +175,14 @@ func TestBlockedRunning(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := start(t, nil, []string{"busy"})
-	// It says its id before it begins.
-	for range 5000 {
-		if state, err := view().State(c.pid, c.tid(0)); err != nil || state == "R" {
+	b, err := view().Blocked(c.pid, c.tid(0), calls)
+	for range 5000 { // it says its id before it begins
+		if err != nil || b.State == "R" && b.Syscall == "" {
 			break
 		}
 		time.Sleep(time.Millisecond)
+		b, err = view().Blocked(c.pid, c.tid(0), calls)
 	}
-	b, err := view().Blocked(c.pid, c.tid(0), calls)
 	if err != nil || b.Syscall != "" || b.FD.Known || b.Target != nil || b.Args != nil || b.State != "R" {
 		t.Errorf("got %+v, %v", b, err)
 	}
