@@ -44,7 +44,7 @@ func (a *Analyzer) Diagnosis() *Diagnosis {
 	}
 	threads := a.threads()
 	seen, settled := a.seen(threads)
-	suspects := append(seen, a.unseen(threads, settled)...)
+	suspects := append(seen, a.unseen(threads, seen, settled)...)
 	for i := range suspects {
 		s := &suspects[i]
 		f := a.finding(s)
@@ -491,8 +491,9 @@ func (a *Analyzer) disambiguate(found []suspect) []suspect {
 }
 
 // unseen gives the suspects among the inferiors' library names whose opening
-// was not seen, by what the debugger has open now.
-func (a *Analyzer) unseen(threads []*event.Blocked, settled map[nameOf]bool) []suspect {
+// was not seen, by what the debugger has open now. A read of what was seen
+// opened is explained.
+func (a *Analyzer) unseen(threads []*event.Blocked, seen []suspect, settled map[nameOf]bool) []suspect {
 	var names, would []suspect
 	for _, key := range a.mapKeys() {
 		lm := a.maps[key]
@@ -522,7 +523,7 @@ func (a *Analyzer) unseen(threads []*event.Blocked, settled map[nameOf]bool) []s
 		for _, s := range here {
 			taken[nameOf{s.meant.pid, s.name}] = true
 		}
-		if len(here) == 0 {
+		if len(here) == 0 && !slices.ContainsFunc(seen, func(s suspect) bool { return s.blocked == b }) {
 			here = a.stackOnly(b)
 		}
 		found = append(found, here...)

@@ -425,7 +425,7 @@ func scenes() map[string]scene {
 		"trace-hang": traced(means(openAt(1204511, "/proc/self/fd/4", 16, &ownPipe), infPID, 4, memfd), fromMemory(), fromMemoryLib(),
 			readFrom(1204581, 16, ownPipe, stuck)),
 		"trace-hang-closing": traced(means(openAt(1204511, "/proc/self/fd/4", 16, &ownPipe), infPID, 4, memfd), fromMemory(), fromMemoryLib(),
-			readFrom(1204581, 16, ownPipe, stuck)).with(slices.Concat(one(read16()), gdbFDs(fd(gdbPID, 16, "r", ownPipe)), one(fromMemory()), infFDs(), ordinary(infPID), one(fromMemoryLib()))...),
+			readFrom(1204581, 16, ownPipe, stuck)).with(slices.Concat(one(read16()), gdbFDs(fd(gdbPID, 16, "r", ownPipe)), one(fromMemory()), infFDs(), ordinary(infPID), one(fromMemoryLib(), gdbStack(gdbPID, "/proc/self/fd/4")))...),
 		"trace-counterpart": join(one(gdbSession("trace")), gdbFDs(), one(
 			means(openAt(1204511, "/proc/self/fd/4", 16, &ownPipe), infPID, 4, memfd), readFrom(1204581, 16, ownPipe, stuck))),
 		"trace-alone": traced(openAt(1204511, "/proc/self/fd/4", 16, &ownPipe), readFrom(1204581, 16, ownPipe, stuck)),

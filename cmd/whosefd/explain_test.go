@@ -290,6 +290,9 @@ func TestTraceHang(t *testing.T) {
 	if !slices.ContainsFunc(f.Evidence, func(e analyze.Evidence) bool { return e.Kind == "provenance" }) {
 		t.Errorf("no proof that the name was read from the inferior: %+v", f.Evidence)
 	}
+	if len(d.Findings) != 1 {
+		t.Errorf("%d findings of one hang", len(d.Findings))
+	}
 	if len(d.Stack) != 1 || int(d.Stack[0].TID) != gdb.PID || len(d.Stack[0].Frames) < 20 || len(evidenceOf(f, "stack")) == 0 {
 		t.Errorf("backtrace %+v", d.Stack)
 	}
