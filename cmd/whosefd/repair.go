@@ -23,6 +23,8 @@ type repairResult struct {
 	Threads []repaired    `json:"threads,omitempty"`
 	// Now is what the debugger did after it.
 	Now string `json:"now,omitempty"`
+	// Hangs: it hangs again, at another library, and that was not repaired.
+	Hangs bool `json:"hangs,omitempty"`
 }
 
 type repaired struct {
@@ -265,21 +267,29 @@ func (e *ended) get(tid event.TID) (int64, bool) {
 	return n, ok
 }
 
+// code is the exit code where the debugger was left hanging nevertheless.
+func (r *repairCmd) code(res *repairResult) error {
+	if res.Hangs && (r.detach || r.release) {
+		return exit{code: exitFindings}
+	}
+	return nil
+}
+
 const hasEnded = "the debugger has ended"
 
 // now says what the debugger does. We follow it, so at some moments it is
 // stopped by us; another moment says more.
-func (r *repairCmd) now(pid event.PID) string {
+func (r *repairCmd) now(pid event.PID) (what string, hangs bool) {
 	for try := 0; ; try++ {
 		d, err := r.a.diagnose(pid, r.named, false)
 		if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) {
-			return err.Error()
+			return err.Error(), false
 		}
 		if err != nil {
-			return hasEnded
+			return hasEnded, false
 		}
 		if d.Debugger.State != "traced" && d.Debugger.State != "running" || try == 20 {
-			return string(d.Summary)
+			return string(d.Summary), d.Verdict == string(analyze.Hang)
 		}
 		time.Sleep(25 * time.Millisecond)
 	}
@@ -335,11 +345,14 @@ func (r *repairCmd) report(ctx context.Context, pid event.PID, res *repairResult
 	}
 	last = last || failed != nil
 	if last {
-		res.Now = r.now(pid)
+		res.Now, res.Hangs = r.now(pid)
 	}
 	if r.format == "json" {
 		if last {
-			return errors.Join(r.json(*res), failed)
+			if err := errors.Join(r.json(*res), failed); err != nil {
+				return err
+			}
+			return r.code(res)
 		}
 		return nil
 	}
@@ -371,9 +384,14 @@ func (r *repairCmd) report(ctx context.Context, pid event.PID, res *repairResult
 	switch {
 	case res.Now == hasEnded:
 		end = "There is nothing left to guard."
+	case res.Hangs && (r.detach || r.release):
+		end = fmt.Sprintf("Left, and it hangs: whosefd explain %d says why.", pid)
 	case !r.detach && !r.release:
 		end = "Staying as a guard, since the debugger opens that name again later. Ctrl-C ends that; the debugger runs on."
 	}
 	_, err := fmt.Fprintf(r.a.out, "Now: %s\n%s\n", report.Clean(res.Now), end)
-	return err
+	if err != nil {
+		return err
+	}
+	return r.code(res)
 }

@@ -18,6 +18,8 @@ import (
 
 	"whosefd/analyze"
 	"whosefd/samples/scene"
+	"whosefd/tracer"
+	"whosefd/tracer/event"
 	"whosefd/tracer/procview"
 )
 
@@ -413,6 +415,22 @@ func TestRepairRelease(t *testing.T) {
 		t.Errorf("info sharedlibrary:\n%s", shown)
 	}
 	untraced(t, gdb.PID)
+}
+
+// Where two names lead to the two ends of one pipe and both stand on the stack,
+// it cannot be told which one hangs. Then that is what is said at the end.
+func TestRepairReleaseHangs(t *testing.T) {
+	scene.Require(t, "gdb", "ptrace", "root")
+	gdb := scene.Hang(t, "--fd", "4", "--copies", "4")
+	pid := strconv.Itoa(gdb.PID)
+	out, stderr, code := whosefd(t, "repair", "--release", pid)
+	if _, hangs := tracer.BlockedInRead(procview.New("/proc"), event.PID(gdb.PID)); hangs {
+		if code != exitFindings || !strings.Contains(out, "Left, and it hangs") {
+			t.Errorf("it hangs, and exit code %d: %s%s", code, out, stderr)
+		}
+	} else if code != exitNothing || strings.Contains(out, "hangs:") {
+		t.Errorf("it does not hang, and exit code %d: %s%s", code, out, stderr)
+	}
 }
 
 // A dry run prints the plan and changes nothing; and the other formats parse.
