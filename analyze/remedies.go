@@ -89,13 +89,14 @@ var advices = []advice{
 		text: say("Start the debugger in the directory in which the program runs, or go there inside the debugger."),
 	},
 	{
-		kind: "sysroot", rules: []Rule{RuleMountNS},
-		when: func(f *Finding) bool { return f.whose() != 0 },
+		kind: "sysroot", rules: []Rule{RuleSelfFD, RuleSelfLink, RuleMountNS},
+		when: func(f *Finding) bool {
+			return f.whose() != 0 && (f.Rule == RuleMountNS || f.Effect == WrongFile || f.Effect == Failed) // gdb takes commands
+		},
 		command: func(a *Analyzer, f *Finding) string {
 			return fmt.Sprintf("whosefd preflight %d --sysroot sysroot-%d", f.whose(), f.whose())
 		},
-		text: say("makes a folder in which gdb finds the files that the program sees, and prints how to start gdb with it. " +
-			"(`set sysroot /proc/PID/root` is not enough: below another root directory gdb then loses the program itself.)"),
+		text: say("makes a folder in which gdb finds the files that the program sees, and prints what to type: also for the gdb that is running."),
 	},
 	{
 		kind: "namespace", rules: []Rule{RulePIDNS},

@@ -20,8 +20,10 @@ import (
 
 // sysrootMade is what --sysroot did, as JSON.
 type sysrootMade struct {
-	Dir     event.Text            `json:"dir"`
-	Command event.Text            `json:"command"`
+	Dir     event.Text `json:"dir"`
+	Command event.Text `json:"command"`
+	// Running is what to type in the gdb that has the process already.
+	Running event.Text            `json:"running,omitempty"`
 	Entries []tracer.SysrootEntry `json:"entries,omitempty"`
 }
 
@@ -110,14 +112,24 @@ func (a *app) makeSysroot(ctx context.Context, dir string, pid event.PID) (*sysr
 		command += fmt.Sprintf(" -cd /proc/%d/cwd", pid)
 	}
 	command += fmt.Sprintf(" -iex %s -p %d", analyze.Quote("set sysroot "+abs), pid)
-	return &sysrootMade{Dir: event.Text(abs), Entries: made.Entries, Command: event.Text(command)}, nil
+	m := &sysrootMade{Dir: event.Text(abs), Entries: made.Entries, Command: event.Text(command)}
+	if st, err := a.view.Status(pid, event.TID(pid)); err == nil && st.TracerPid != 0 && !made.Relative {
+		m.Running = event.Text("set sysroot " + abs)
+	}
+	return m, nil
 }
 
 func (a *app) tellSysroot(made *sysrootMade) error {
 	var b strings.Builder
 	say := func(format string, args ...any) { b.WriteString(report.Clean(fmt.Sprintf(format, args...)) + "\n") }
 	b.WriteString("\n")
-	say("Made %s, a folder of links to what the process sees. Start gdb with:", made.Dir)
+	if made.Running != "" {
+		say("Made %s, a folder of links to what the process sees. In the gdb that has the process now, type:", made.Dir)
+		say("  %s", made.Running)
+		say("When that one has let it go, start gdb with:")
+	} else {
+		say("Made %s, a folder of links to what the process sees. Start gdb with:", made.Dir)
+	}
 	say("  %s", made.Command)
 	for _, e := range made.Entries {
 		text := "leads to " + string(e.To)

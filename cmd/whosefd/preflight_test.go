@@ -726,3 +726,26 @@ func TestPreflightFUSE(t *testing.T) {
 	}
 	onlyLinks(t, dir+"/x", 0)
 }
+
+// A gdb that runs already, and has the wrong file, gets the right one by the
+// folder that explain advises.
+func TestPreflightSysrootRunning(t *testing.T) {
+	scene.Require(t, "gdb", "ptrace", "root")
+	gdb, p := scene.Attach(t, "--fd", "14")
+	gdb.Expect(scene.Prompt)
+	d, _ := diagnosis(t, strconv.Itoa(gdb.PID))
+	dir := filepath.Join(t.TempDir(), "root")
+	advised := fmt.Sprintf("whosefd preflight %d --sysroot sysroot-%[1]d", p.PID)
+	if len(d.Findings) != 1 || !slices.ContainsFunc(d.Findings[0].Remedies, func(r analyze.Remedy) bool { return string(r.Command) == advised }) {
+		t.Fatalf("%s: %+v", d.Summary, d.Findings)
+	}
+	out, _, code := whosefd(t, "preflight", strconv.Itoa(p.PID), "--sysroot", dir)
+	if code != exitFindings || !strings.Contains(out, "\n  set sysroot "+dir+"\n") {
+		t.Fatalf("exit code %d\n%s", code, out)
+	}
+	gdb.Command("set sysroot " + dir)
+	gdb.Command("break foo")
+	gdb.Command("set var whosefd_wait = 0")
+	gdb.Send("continue")
+	gdb.Expect(stopAtFoo)
+}
