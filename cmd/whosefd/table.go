@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"runtime/debug"
 
 	"github.com/spf13/cobra"
 
@@ -73,6 +74,9 @@ summary only.`,
 			if err != nil {
 				return err
 			}
+			// Little is kept: collecting garbage less often costs some 3 MB, and saves
+			// a twentieth of the time.
+			defer debug.SetGCPercent(debug.SetGCPercent(300))
 			an, tables := analyze.New(), analyze.NewTables(filter)
 			counts, err := a.readSource(args, func(ev event.Event) { tables.Add(ev, an.Add(ev)) })
 			if err != nil {
