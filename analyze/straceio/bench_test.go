@@ -16,7 +16,7 @@ type busyLog struct {
 	rest []byte
 }
 
-var busyLines = bytes.Repeat([]byte(`openat(AT_FDCWD</tmp/w/logs>, "/proc/version", O_RDONLY) = 3</proc/version>
+var busyLines = bytes.Repeat([]byte(`openat(AT_FDCWD</home/user/logs>, "/proc/version", O_RDONLY) = 3</proc/version>
 read(3</proc/version>, "Linux version 6.18.44-fc-v657 (b"..., 64) = 64
 pread64(3</proc/version>, "inux ver", 8, 1) = 8
 close(3</proc/version>)                 = 0
