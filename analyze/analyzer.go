@@ -186,7 +186,7 @@ func (a *Analyzer) relist(pid event.PID) {
 		if d.by != nil {
 			d.access = "?"
 		} else {
-			a.fds.set(pid, fd, nil)
+			a.dropFD(pid, fd)
 		}
 	}
 }

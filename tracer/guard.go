@@ -24,7 +24,6 @@ type guard struct {
 	stuck    map[event.TID]*Stuck
 	repaired func()
 	failed   func(reason string)
-	foreign  bool // calls of another architecture were met, and failed was told
 }
 
 // rewritten is what must be put back when the call has returned.
@@ -57,10 +56,10 @@ func newGuard(r *recorder, o *GuardOptions, stop func()) *guard {
 
 // Enter implements [ptrace.Handler].
 func (g *guard) Enter(t *ptrace.Thread, arch uint32) {
+	known := g.foreign
 	g.recorder.Enter(t, arch)
 	if arch != nativeAudit {
-		if !g.foreign {
-			g.foreign = true
+		if !known {
 			g.failed(fmt.Sprintf("thread %d makes the calls of a 32-bit program: they are not guarded", t.TID))
 		}
 		return

@@ -36,7 +36,8 @@ type SnapshotOptions struct {
 // descriptors, its inferiors with their descriptors and loaded objects, who
 // else holds the pipe that a thread reads from, and backtraces. All but the
 // backtraces comes from /proc and does not touch the debugger; for those it is
-// stopped for a moment.
+// stopped for a moment, and so is, where /proc has not its call, a thread that job
+// control has stopped already.
 //
 // It fails only if the process cannot be looked at, as [os.ErrNotExist] or
 // [os.ErrPermission]. What else could not be learned is said in the events.

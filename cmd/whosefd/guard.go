@@ -131,7 +131,7 @@ func (a *app) plan(pid event.PID, named []event.PID, planner func(*analyze.Diagn
 		switch {
 		case !stacks && errors.Is(err, analyze.ErrNotProved):
 			stacks = true
-		case errors.Is(err, analyze.ErrHealthy) && d.Debugger.State == "running" && try < 20:
+		case errors.Is(err, analyze.ErrHealthy) && d.Debugger != nil && d.Debugger.State == "running" && try < 20:
 			time.Sleep(5 * time.Millisecond)
 		default:
 			return p, d, err

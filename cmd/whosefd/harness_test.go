@@ -62,25 +62,8 @@ func binary(t *testing.T) string {
 // running is a whosefd that goes on while the test does.
 type running struct {
 	*exec.Cmd
-	stdout, stderr lockedBuffer
+	stdout, stderr scene.Buffer
 	done           chan struct{}
-}
-
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }
 
 // startWhosefd starts the tool; it is killed at the end of the test if it still

@@ -164,7 +164,7 @@ const (
 )
 
 func (r *repairCmd) carryOut(ctx context.Context, pid event.PID, plan *analyze.Plan, rec *recorder) error {
-	stay := !r.detach && !r.release
+	stay := !r.leaves()
 	ctx, signalled := untilSignal(ctx, false)
 	defer signalled()
 	res := &repairResult{Plan: plan}
@@ -267,9 +267,12 @@ func (e *ended) get(tid event.TID) (int64, bool) {
 	return n, ok
 }
 
+// leaves says that the debugger is not guarded after the repair.
+func (r *repairCmd) leaves() bool { return r.detach || r.release }
+
 // code is the exit code where the debugger was left hanging nevertheless.
 func (r *repairCmd) code(res *repairResult) error {
-	if res.Hangs && (r.detach || r.release) {
+	if res.Hangs && r.leaves() {
 		return exit{code: exitFindings}
 	}
 	return nil
@@ -384,9 +387,9 @@ func (r *repairCmd) report(ctx context.Context, pid event.PID, res *repairResult
 	switch {
 	case res.Now == hasEnded:
 		end = "There is nothing left to guard."
-	case res.Hangs && (r.detach || r.release):
+	case res.Hangs && r.leaves():
 		end = fmt.Sprintf("Left, and it hangs: whosefd explain %d says why.", pid)
-	case !r.detach && !r.release:
+	case !r.leaves():
 		end = "Staying as a guard, since the debugger opens that name again later. Ctrl-C ends that; the debugger runs on."
 	}
 	_, err := fmt.Fprintf(r.a.out, "Now: %s\n%s\n", report.Clean(res.Now), end)

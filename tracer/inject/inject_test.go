@@ -104,6 +104,25 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
+// late writes into the pipe that the program reads, by the end of its own that it
+// holds, and gives what it then says.
+func (p *program) late(t *testing.T) string {
+	t.Helper()
+	w, err := os.OpenFile(fmt.Sprintf("/proc/%d/fd/%d", p.Process.Pid, p.fd+1), os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = w.WriteString("late")
+	if err := errors.Join(err, w.Close()); err != nil {
+		t.Fatal(err)
+	}
+	rest, err := io.ReadAll(p.out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(rest))
+}
+
 func start(t *testing.T, args ...string) *program {
 	t.Helper()
 	bin, err := build()
@@ -279,20 +298,8 @@ func TestCallThatBlocks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// It is in its read again, from the pipe whose end of its own it holds.
-	w, err := os.OpenFile(fmt.Sprintf("/proc/%d/fd/%d", p.Process.Pid, p.fd+1), os.O_WRONLY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer w.Close()
-	if _, err := w.WriteString("late"); err != nil {
-		t.Fatal(err)
-	}
-	rest, err := io.ReadAll(p.out)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got, want := strings.TrimSpace(string(rest)), "n=4 errno=0 got=0 buf=late"; got != want {
+	// It is in its read again.
+	if got, want := p.late(t), "n=4 errno=0 got=0 buf=late"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }

@@ -3,7 +3,6 @@ package inject
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -97,16 +96,7 @@ func TestKilledInside(t *testing.T) {
 		if err := unix.Kill(p.Process.Pid, unix.SIGUSR1); err != nil {
 			t.Fatal(err)
 		}
-		w, werr := os.OpenFile(fmt.Sprintf("/proc/%d/fd/%d", p.Process.Pid, p.fd+1), os.O_WRONLY, 0)
-		if werr != nil {
-			t.Fatalf("step %d: %v", step, werr)
-		}
-		_, werr = w.WriteString("late")
-		if err := errors.Join(werr, w.Close()); err != nil {
-			t.Fatal(err)
-		}
-		rest, _ := io.ReadAll(p.out)
-		if got, want := strings.TrimSpace(string(rest)), "n=4 errno=0 got=10 buf=late"; got != want {
+		if got, want := p.late(t), "n=4 errno=0 got=10 buf=late"; got != want {
 			t.Errorf("step %d: got %q, want %q", step, got, want)
 		}
 		if err == nil {
@@ -155,16 +145,7 @@ func TestCallThatSticks(t *testing.T) {
 		t.Errorf("error %v, want ErrStuck", err)
 	}
 	files.Close()
-	w, err := os.OpenFile(fmt.Sprintf("/proc/%d/fd/%d", p.Process.Pid, p.fd+1), os.O_WRONLY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer w.Close()
-	if _, err := w.WriteString("late"); err != nil {
-		t.Fatal(err)
-	}
-	rest, _ := io.ReadAll(p.out)
-	if got, want := strings.TrimSpace(string(rest)), "n=4 errno=0 got=0 buf=late"; got != want {
+	if got, want := p.late(t), "n=4 errno=0 got=0 buf=late"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }
