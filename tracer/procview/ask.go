@@ -5,11 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"whosefd/tracer/event"
 )
 
 // Asker puts questions to file systems that may never answer, in a process of
@@ -38,6 +41,8 @@ func NewAsker() *Asker { return &Asker{conn: -1, silent: map[uint64]time.Time{}}
 const (
 	askWithin  = 300 * time.Millisecond // for one question
 	copyWithin = 3 * time.Second        // for a whole file
+	// maxWaits is how often that is waited for a process that gets no CPU.
+	maxWaits = 10
 	// quiet is for how long a file system that did not answer is not asked again.
 	quiet = 10 * time.Second
 	// maxLost bounds the processes that are left waiting.
@@ -124,7 +129,7 @@ func (a *Asker) put(q question) (answer, error) {
 	if q.what == askCopy {
 		within = copyWithin
 	}
-	if !readable(a.conn, within) {
+	if !a.answers(within) {
 		a.silent[q.dev] = time.Now().Add(quiet)
 		a.lost++
 		a.drop()
@@ -141,6 +146,30 @@ func (a *Asker) put(q question) (answer, error) {
 	return answer{data[4:], fd}, nil
 }
 
+// answers waits for the answer. A process that could run and has no CPU waits for
+// no file system, as on a busy machine just after its start: it gets more time.
+func (a *Asker) answers(within time.Duration) bool {
+	for range maxWaits {
+		if readable(a.conn, within) {
+			return true
+		}
+		if !runs(event.PID(a.proc.Pid)) {
+			break
+		}
+	}
+	return readable(a.conn, 0) // what came since
+}
+
+// runs tells whether a thread of a child of ours could run.
+func runs(pid event.PID) bool {
+	view := New("/proc")
+	tids, _ := view.Threads(pid) // none, if it has ended
+	return slices.ContainsFunc(tids, func(tid event.TID) bool {
+		state, err := view.State(pid, tid)
+		return err == nil && state == "R"
+	})
+}
+
 func (an answer) closed() answer {
 	if an.fd >= 0 {
 		_ = unix.Close(an.fd)
@@ -151,16 +180,10 @@ func (an answer) closed() answer {
 // readable waits for data.
 func readable(fd int, within time.Duration) bool {
 	for deadline := time.Now().Add(within); ; {
-		left := time.Until(deadline)
-		if left < 0 {
-			return false
-		}
+		left := max(time.Until(deadline), 0)
 		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(left.Milliseconds())+1)
-		if err == nil && n > 0 {
-			return true
-		}
-		if err != nil && !errors.Is(err, unix.EINTR) {
-			return false
+		if !errors.Is(err, unix.EINTR) {
+			return n > 0
 		}
 	}
 }
@@ -196,30 +219,32 @@ func (a *Asker) start() error {
 	}
 	theirs := os.NewFile(uintptr(pair[1]), "socket")
 	defer theirs.Close()
-	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	p, err := StartSelf(AskerArg, theirs)
 	if err != nil {
 		_ = unix.Close(pair[0])
 		return err
 	}
-	defer null.Close()
-	type started struct {
-		p   *os.Process
-		err error
-	}
-	// From a thread that traces nobody: the child would be one that it waits for.
-	done := make(chan started, 1)
-	go func() {
-		p, err := os.StartProcess("/proc/self/exe", []string{"whosefd", AskerArg}, &os.ProcAttr{
-			Dir: "/", Env: []string{}, Files: []*os.File{theirs, null, null}, Sys: &unix.SysProcAttr{Setsid: true}})
-		done <- started{p, err}
-	}()
-	s := <-done
-	if s.err != nil {
-		_ = unix.Close(pair[0])
-		return s.err
-	}
-	a.conn, a.proc = pair[0], s.p
+	a.conn, a.proc = pair[0], p
 	return nil
+}
+
+// StartSelf starts this program with an argument, in a session of its own, so that
+// no key on a terminal reaches it, and with nothing of ours but stdin.
+func StartSelf(arg string, stdin *os.File) (p *os.Process, err error) {
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer null.Close()
+	// From a thread that traces nobody: the child would be one that it waits for.
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		p, err = os.StartProcess("/proc/self/exe", []string{"whosefd", arg}, &os.ProcAttr{
+			Dir: "/", Env: []string{}, Files: []*os.File{stdin, null, null}, Sys: &unix.SysProcAttr{Setsid: true}})
+	}()
+	<-done
+	return p, err
 }
 
 // drop lets go of the other process. It may be stuck, so that killing it does

@@ -211,9 +211,6 @@ func startVia(t testing.TB, via []string, attr *syscall.SysProcAttr, steps ...[]
 		t.Fatal(err)
 	}
 	if err := cmd.Start(); err != nil {
-		if errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOSPC) {
-			lacks(t, "start a process in its own namespaces: %v", err)
-		}
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -227,15 +224,6 @@ func startVia(t testing.TB, via []string, attr *syscall.SysProcAttr, steps ...[]
 		t.Fatalf("child: %q, %v", line, err)
 	}
 	return child{event.PID(cmd.Process.Pid), fields[1:]}
-}
-
-// lacks skips, or fails where nothing may be skipped.
-func lacks(t testing.TB, format string, args ...any) {
-	t.Helper()
-	if os.Getenv("WHOSEFD_REQUIRE") == "1" {
-		t.Fatalf("WHOSEFD_REQUIRE=1, but "+format, args...)
-	}
-	t.Skipf(format, args...)
 }
 
 func needRoot(t testing.TB) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -22,17 +23,38 @@ type Status struct {
 	Pid       event.TID
 	PPid      event.PID
 	TracerPid event.TID
-	RUID      int
-	EUID      int
-	Threads   int
+	// UID and GID are the real, effective, saved and file system ids; -1 where not known.
+	UID, GID [4]int
+	Threads  int
 	// NSpid are its ids in each pid namespace it is in, the outermost first.
 	NSpid []int
 	// SigBlk, SigIgn and SigCgt are masks, bit 0 for signal 1.
 	SigBlk, SigIgn, SigCgt uint64
-	CapEff                 uint64
+	CapPrm, CapEff         uint64
 	Seccomp                int // 0 off, 1 strict, 2 filter
 	NoNewPrivs             bool
-	Kthread                bool
+	// Kthread: it is the kernel's own, and has neither memory nor descriptors.
+	// Before Linux 6.7, where that is not said, it is told by the first, which a
+	// process that is just ending has not either.
+	Kthread bool
+	// Switches counts how often it was taken from a CPU, by its own will or not: as
+	// long as the number is the same and it sleeps, it has not run.
+	Switches uint64
+}
+
+// Ended says whether the thread has ended: it has not been collected yet, or just is.
+func (s *Status) Ended() bool { return ended(s.State) }
+
+func ended(state string) bool { return state == "Z" || state == "X" }
+
+func credentials(text string) [4]int {
+	all, fields := [4]int{-1, -1, -1, -1}, strings.Fields(text)
+	for i := range min(len(all), len(fields)) {
+		if n, err := strconv.Atoi(fields[i]); err == nil {
+			all[i] = n
+		}
+	}
+	return all
 }
 
 // Signal says what a signal does to the thread: "caught", "ignored",
@@ -54,8 +76,8 @@ var errStatus = errors.New("not a status file: no Pid line")
 
 // ParseStatus reads a status file. Lines that it does not know are passed over.
 func ParseStatus(b []byte) (Status, error) {
-	var s Status
-	seen := false
+	s := Status{UID: credentials(""), GID: credentials("")}
+	seen, hasMemory, kthreadKnown := false, false, false
 	for line := range strings.Lines(string(b)) {
 		key, val, ok := strings.Cut(strings.TrimSuffix(line, "\n"), ":")
 		if !ok {
@@ -79,10 +101,11 @@ func ParseStatus(b []byte) (Status, error) {
 		case "TracerPid":
 			s.TracerPid = event.TID(num())
 		case "Uid":
-			if f := strings.Fields(val); len(f) >= 2 {
-				s.RUID, _ = strconv.Atoi(f[0])
-				s.EUID, _ = strconv.Atoi(f[1])
-			}
+			s.UID = credentials(val)
+		case "Gid":
+			s.GID = credentials(val)
+		case "VmSize":
+			hasMemory = true
 		case "Threads":
 			s.Threads = num()
 		case "NSpid":
@@ -96,15 +119,23 @@ func ParseStatus(b []byte) (Status, error) {
 			s.SigIgn = mask()
 		case "SigCgt":
 			s.SigCgt = mask()
+		case "CapPrm":
+			s.CapPrm = mask()
 		case "CapEff":
 			s.CapEff = mask()
 		case "Seccomp":
 			s.Seccomp = num()
 		case "NoNewPrivs":
 			s.NoNewPrivs = num() == 1
+		case "voluntary_ctxt_switches", "nonvoluntary_ctxt_switches":
+			n, _ := strconv.ParseUint(val, 10, 64)
+			s.Switches += n
 		case "Kthread":
-			s.Kthread = num() == 1
+			s.Kthread, kthreadKnown = num() == 1, true
 		}
+	}
+	if !kthreadKnown {
+		s.Kthread = !hasMemory && !s.Ended() && s.State != ""
 	}
 	if !seen {
 		return Status{}, errStatus
@@ -121,7 +152,7 @@ func tracedBy(status []byte) (tracer event.TID, threads int) {
 			return 0
 		}
 		digits, _, _ := bytes.Cut(rest, []byte("\n"))
-		n, _ := number(digits)
+		n, _ := number(string(digits))
 		return n
 	}
 	return event.TID(line("TracerPid")), line("Threads")
@@ -137,30 +168,35 @@ func unescapeComm(s string) event.Text {
 
 // Stat is what we use of proc_pid_stat(5).
 type Stat struct {
-	State string
-	PGRP  int
-	TPGID int    // foreground group of its terminal; -1 without one
-	Flags uint64 // PF_… (linux/sched.h)
-	Start uint64 // start time since boot, clock ticks
+	State   string
+	PGRP    int
+	TTY     int    // device of its terminal, as the kernel packs it (new_encode_dev); 0 without one
+	TPGID   int    // foreground group of its terminal; -1 without one
+	Start   uint64 // start time since boot, clock ticks
+	LastCPU int    // the processor that it ran on last
+	// Strings are the addresses where arguments and environment begin and end; 0 without
+	// permission.
+	Strings [4]uint64
+	Code    int // exit_code; see [View.StopCode]
 }
 
 // ParseStat reads a stat file. The second field is the name in parentheses,
 // which may hold any bytes, so the fields are counted from the last one.
-func ParseStat(b []byte) (Stat, error) {
+func ParseStat(b []byte) (s Stat, err error) {
 	i := bytes.LastIndexByte(b, ')')
-	if i < 0 {
-		return Stat{}, errors.New("not a stat file: no name in parentheses")
+	fields := strings.Fields(string(b[i+1:])) // the first one is field 3
+	if i < 0 || len(fields) < 20 {
+		return s, fmt.Errorf("not a stat file: %d fields", len(fields)+2)
 	}
-	f := strings.Fields(string(b[i+1:])) // f[0] is field 3
-	if len(f) < 20 {
-		return Stat{}, fmt.Errorf("not a stat file: %d fields", len(f)+2)
+	field := func(n int) uint64 { // as numbered in the manual page; 0 for one that older kernels lack
+		if n -= 3; n >= len(fields) {
+			return 0
+		}
+		v, _ := strconv.ParseInt(fields[n], 10, 64)
+		return uint64(v)
 	}
-	s := Stat{State: f[0]}
-	s.PGRP, _ = strconv.Atoi(f[2])
-	s.TPGID, _ = strconv.Atoi(f[5])
-	s.Flags, _ = strconv.ParseUint(f[6], 10, 64)
-	s.Start, _ = strconv.ParseUint(f[19], 10, 64)
-	return s, nil
+	return Stat{State: fields[0], PGRP: int(field(5)), TTY: int(field(7)), TPGID: int(field(8)), Start: field(22), LastCPU: int(field(39)),
+		Strings: [4]uint64{field(48), field(49), field(50), field(51)}, Code: int(field(52))}, nil
 }
 
 // Syscall is a call that a thread is blocked in, proc_pid_syscall(5).
@@ -194,40 +230,128 @@ func ParseSyscall(b []byte) (s Syscall, ok bool) {
 	return s, true
 }
 
-// Fdinfo is what we use of proc_pid_fdinfo(5).
+// Fdinfo is what we use of proc_pid_fdinfo(5). What is only there for some
+// files is absent for others.
 type Fdinfo struct {
 	Access      string // "r", "w", "rw" or "path" (O_PATH)
 	CloseOnExec bool
+	Pos         int64                // the offset in the file
+	MountID     uint64               // in mountinfo
+	TTY         event.Opt[int]       // of a terminal's master: N of /dev/pts/N
+	EventFD     event.Opt[int]       // which eventfd it is
+	Connection  event.Opt[uint32]    // of a FUSE server
+	Process     event.Opt[event.PID] // of a pidfd
+	Epoll       []EpollEntry
+	// Armed says that a timerfd's timer runs.
+	Armed bool
+	Locks []Lock
 }
 
-// ParseFdinfo reads the flags line, which is octal.
+// EpollEntry is what an epoll descriptor waits for. FD is the number that the
+// file had when it was added.
+type EpollEntry struct {
+	FD     event.FD
+	Events uint32 // EPOLL*
+	Ino    uint64
+}
+
+// ParseFdinfo reads it; it is false without the line of flags.
 func ParseFdinfo(b []byte) (info Fdinfo, ok bool) {
 	for line := range strings.Lines(string(b)) {
-		val, found := strings.CutPrefix(line, "flags:")
-		if !found {
-			continue
+		key, val, _ := strings.Cut(line, ":")
+		val = strings.TrimSpace(val)
+		number := func() int { n, _ := strconv.ParseInt(val, 10, 32); return int(n) }
+		switch strings.TrimSpace(key) {
+		case "flags": // octal
+			flags, err := strconv.ParseUint(val, 8, 64)
+			if err != nil {
+				return Fdinfo{}, false
+			}
+			const oPath, oCloexec = 0o10000000, 0o2000000
+			ok = true
+			info.Access, info.CloseOnExec = "rw", flags&oCloexec != 0
+			switch {
+			case flags&oPath != 0:
+				info.Access = "path"
+			case flags&3 == 0:
+				info.Access = "r"
+			case flags&3 == 1:
+				info.Access = "w"
+			}
+		case "pos":
+			info.Pos, _ = strconv.ParseInt(val, 10, 64)
+		case "mnt_id":
+			info.MountID, _ = strconv.ParseUint(val, 10, 64)
+		case "tty-index":
+			info.TTY = event.Some(number())
+		case "eventfd-id":
+			info.EventFD = event.Some(number())
+		case "fuse_connection":
+			info.Connection = event.Some(uint32(number()))
+		case "Pid":
+			info.Process = event.Some(event.PID(number()))
+		case "it_value":
+			info.Armed = val != "(0, 0)"
+		case "tfd":
+			var e EpollEntry
+			var fd int32
+			var data uint64
+			var pos int64
+			if n, _ := fmt.Sscanf(val, "%d events: %x data: %x pos:%d ino:%x", &fd, &e.Events, &data, &pos, &e.Ino); n == 5 {
+				e.FD = event.FD(fd)
+				info.Epoll = append(info.Epoll, e)
+			}
+		case "lock":
+			if l, ok := parseLock(val); ok {
+				info.Locks = append(info.Locks, l)
+			}
 		}
-		flags, err := strconv.ParseUint(strings.TrimSpace(val), 8, 64)
-		if err != nil {
-			return Fdinfo{}, false
-		}
-		const oPath, oCloexec = 0o10000000, 0o2000000
-		info = Fdinfo{Access: "rw", CloseOnExec: flags&oCloexec != 0}
-		switch {
-		case flags&oPath != 0:
-			info.Access = "path"
-		case flags&3 == 0:
-			info.Access = "r"
-		case flags&3 == 1:
-			info.Access = "w"
-		}
-		return info, true
 	}
-	return Fdinfo{}, false
+	if !ok {
+		return Fdinfo{}, false
+	}
+	return info, true
 }
 
-// KernelThread says whether it is one (PF_KTHREAD): it has no descriptors.
-func (s Stat) KernelThread() bool { return s.Flags&0x00200000 != 0 }
+// Lock is a line of proc_locks(5).
+type Lock struct {
+	// Group is the same for a lock and for those who wait for it.
+	Group int
+	Waits bool
+	Kind  string // FLOCK, POSIX, OFDLCK, LEASE, DELEG
+	Mode  string // READ, WRITE
+	// PID is who asked for it; -1 for OFDLCK, 0 for a process of another pid namespace.
+	PID        event.PID
+	Ino        uint64
+	Start, End string // bytes; "EOF" for all that follow
+}
+
+// ParseLocks reads /proc/locks. Lines that it does not understand are left out.
+func ParseLocks(b []byte) []Lock {
+	var all []Lock
+	for line := range strings.Lines(string(b)) {
+		if l, ok := parseLock(line); ok {
+			all = append(all, l)
+		}
+	}
+	return all
+}
+
+func parseLock(line string) (l Lock, ok bool) {
+	f := strings.Fields(line) // 1: -> FLOCK ADVISORY WRITE 30376 fe:00:9982755 0 EOF
+	if len(f) > 1 && f[1] == "->" {
+		l.Waits = true
+		f = slices.Delete(f, 1, 2)
+	}
+	if len(f) < 8 {
+		return l, false
+	}
+	group, err := strconv.Atoi(strings.TrimSuffix(f[0], ":"))
+	pid, err2 := strconv.Atoi(f[4])
+	ino, err3 := strconv.ParseUint(f[5][strings.LastIndexByte(f[5], ':')+1:], 10, 64)
+	l.Group, l.Kind, l.Mode, l.PID, l.Ino, l.Start, l.End = group, f[1], f[3], event.PID(pid), ino, f[6], f[7]
+	return l, err == nil && err2 == nil && err3 == nil
+}
 
 // Mapping is a line of proc_pid_maps(5).
 type Mapping struct {

@@ -92,7 +92,7 @@ const statusText = "Name:\t a) b\\n\\\\ \nUmask:\t0022\nState:\tt (tracing stop)
 
 func TestParseStatus(t *testing.T) {
 	got, err := ParseStatus([]byte(statusText))
-	want := Status{Name: " a) b\n\\ ", State: "t", Tgid: 70, Pid: 71, PPid: 1, TracerPid: 33, RUID: 1000, EUID: 1001,
+	want := Status{Name: " a) b\n\\ ", State: "t", Tgid: 70, Pid: 71, PPid: 1, TracerPid: 33, UID: [4]int{1000, 1001, 1002, 1003}, GID: [4]int{-1, -1, -1, -1},
 		Threads: 4, NSpid: []int{71, 3}, SigBlk: 1, SigIgn: 2, SigCgt: 6, CapEff: 0x1ffffffffff, Seccomp: 2, NoNewPrivs: true}
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v, %v\nwant %+v", got, err, want)
@@ -121,11 +121,8 @@ func TestTracedBy(t *testing.T) {
 func TestParseStat(t *testing.T) {
 	line := "71 (a) R (b) S 1 70 70 34816 99 4194560 1 0 0 0 0 0 0 0 20 0 1 0 12345 0 0\n"
 	got, err := ParseStat([]byte(line))
-	if want := (Stat{State: "S", PGRP: 70, TPGID: 99, Flags: 4194560, Start: 12345}); err != nil || got != want {
+	if want := (Stat{State: "S", PGRP: 70, TTY: 34816, TPGID: 99, Start: 12345}); err != nil || got != want {
 		t.Errorf("got %+v, %v; want %+v", got, err, want)
-	}
-	if got.KernelThread() || !(Stat{Flags: 2129984}).KernelThread() { // kthreadd's
-		t.Error("kernel thread not told from others")
 	}
 	for _, bad := range []string{"", "71 (x", "71 (x)", "71 (x) S 1 2 3"} {
 		if _, err := ParseStat([]byte(bad)); err == nil {
@@ -152,16 +149,50 @@ func TestParseSyscall(t *testing.T) {
 
 func TestParseFdinfo(t *testing.T) {
 	for flags, want := range map[string]Fdinfo{"0100000": {Access: "r"}, "0100001": {Access: "w"}, "0100002": {Access: "rw"},
-		"02000000": {"r", true}, "02004001": {"w", true}, "012000000": {"path", true}, "010000003": {Access: "path"}, "03": {Access: "rw"}} {
+		"02000000": {Access: "r", CloseOnExec: true}, "02004001": {Access: "w", CloseOnExec: true},
+		"012000000": {Access: "path", CloseOnExec: true}, "010000003": {Access: "path"}, "03": {Access: "rw"}} {
+		want.MountID = 14
 		got, ok := ParseFdinfo([]byte("pos:\t0\nflags:\t" + flags + "\nmnt_id:\t14\n"))
-		if !ok || got != want {
+		if !ok || !reflect.DeepEqual(got, want) {
 			t.Errorf("%s: %+v, %v; want %+v", flags, got, ok, want)
 		}
 	}
 	for _, bad := range []string{"", "pos:\t0\n", "flags:\t9\n", "flags:\n"} {
-		if got, ok := ParseFdinfo([]byte(bad)); ok || got != (Fdinfo{}) {
+		if got, ok := ParseFdinfo([]byte(bad)); ok || !reflect.DeepEqual(got, Fdinfo{}) {
 			t.Errorf("%q: taken as %+v", bad, got)
 		}
+	}
+	// As Linux 6.18 writes them.
+	for _, c := range []struct {
+		text string
+		want Fdinfo
+	}{
+		{"tty-index:\t3\n", Fdinfo{TTY: event.Some(3)}},
+		{"eventfd-count:                0\neventfd-id: 9\neventfd-semaphore: 0\n", Fdinfo{EventFD: event.Some(9)}},
+		{"fuse_connection:\t52\n", Fdinfo{Connection: event.Some[uint32](52)}},
+		{"Pid:\t30376\nNSpid:\t30376\n", Fdinfo{Process: event.Some[event.PID](30376)}},
+		{"clockid: 0\nticks: 0\nit_value: (0, 49406829)\nit_interval: (1, 0)\n", Fdinfo{Armed: true}},
+		{"clockid: 0\nit_value: (0, 0)\n", Fdinfo{}},
+		{"tfd:        4 events:       1f data:                4  pos:0 ino:3 sdev:1a\ntfd: 3 events: 2001 data: ffffffffffffffff  pos:7 ino:5b sdev:6\ntfd: x\n",
+			Fdinfo{Epoll: []EpollEntry{{4, 0x1f, 3}, {3, 0x2001, 0x5b}}}},
+		{"lock:\t1: FLOCK  ADVISORY  WRITE 30376 fe:00:9982755 0 EOF\nlock:\t1: FLOCK\n",
+			Fdinfo{Locks: []Lock{{Group: 1, Kind: "FLOCK", Mode: "WRITE", PID: 30376, Ino: 9982755, Start: "0", End: "EOF"}}}},
+	} {
+		c.want.Access = "rw"
+		got, ok := ParseFdinfo([]byte("pos:\t0\nflags:\t02\n" + c.text))
+		if !ok || !reflect.DeepEqual(got, c.want) {
+			t.Errorf("%q: %+v, %v; want %+v", c.text, got, ok, c.want)
+		}
+	}
+}
+
+func TestParseLocks(t *testing.T) {
+	const text = "1: FLOCK  ADVISORY  WRITE 953 fe:00:9977901 0 EOF\n1: -> FLOCK  ADVISORY  WRITE 7215 fe:00:9977901 0 EOF\n" +
+		"2: OFDLCK ADVISORY  READ -1 00:1b:12 10 19\n3: POSIX\n4: -> \nno lock\n"
+	want := []Lock{{1, false, "FLOCK", "WRITE", 953, 9977901, "0", "EOF"}, {1, true, "FLOCK", "WRITE", 7215, 9977901, "0", "EOF"},
+		{2, false, "OFDLCK", "READ", -1, 12, "10", "19"}}
+	if got := ParseLocks([]byte(text)); !slices.Equal(got, want) {
+		t.Errorf("%+v, want %+v", got, want)
 	}
 }
 
@@ -180,7 +211,7 @@ func TestKindByText(t *testing.T) {
 func TestNumber(t *testing.T) {
 	for text, want := range map[string]int{"0": 0, "7": 7, "2147483647": 2147483647, "2147483648": -1, "": -1, "-1": -1,
 		"+1": -1, "self": -1, "1x": -1, "99999999999": -1} {
-		n, ok := number([]byte(text))
+		n, ok := number(text)
 		if ok != (want >= 0) || ok && n != want {
 			t.Errorf("%q: %d, %v", text, n, ok)
 		}
@@ -212,7 +243,7 @@ func TestParseMounts(t *testing.T) {
 		"36 35 8:1 /mnt1 /mnt\\0402 rw,noatime master:1 propagate_from:2 - ext4 /dev/root rw,errors=continue\n" +
 		"40 35 0:55 / /x rw - fuse.sshfs me@there:/ rw\n" +
 		"no mount\n41 35 0:x / /y rw - tmpfs tmpfs rw\n42 35 0:1 / /y rw -\n"
-	want := []mount{{22, 21, "proc"}, {36, 8<<8 | 1, "ext4"}, {40, 55, "fuse.sshfs"}}
+	want := []mount{{22, 21, "proc", "/proc", "proc"}, {36, 8<<8 | 1, "ext4", "/mnt 2", "/dev/root"}, {40, 55, "fuse.sshfs", "/x", "me@there:/"}}
 	if got := parseMounts([]byte(text)); !slices.Equal(got, want) {
 		t.Errorf("%v, want %v", got, want)
 	}
@@ -263,23 +294,18 @@ func FuzzParseSyscall(f *testing.F) {
 
 func FuzzParseFdinfo(f *testing.F) {
 	f.Add([]byte("pos:\t0\nflags:\t0100002\nmnt_id:\t14\n"))
+	f.Add([]byte("flags:\t02\ntfd: 4 events: 1f data: 4  pos:0 ino:3 sdev:1a\nlock:\t1: -> FLOCK  ADVISORY  WRITE 3 fe:00:9 0 EOF\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		info, ok := ParseFdinfo(b)
 		access := info.Access
 		if ok != (access == "r" || access == "w" || access == "rw" || access == "path") {
 			t.Fatalf("%q: %q, %v", b, access, ok)
 		}
-	})
-}
-
-func FuzzAppendNumbers(f *testing.F) {
-	f.Add([]byte("\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x18\x00\x0412\x00\x00\x00"))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		for _, n := range appendNumbers(nil, b) {
-			if n < 0 || n > 1<<31-1 {
-				t.Fatalf("%q: %d", b, n)
-			}
+		if len(info.Epoll)+len(info.Locks) > 1+bytes.Count(b, []byte("\n")) {
+			t.Errorf("%q: %+v", b, info)
 		}
+		_ = ParseLocks(b)
+		_, _ = execStart(b)
 	})
 }
 

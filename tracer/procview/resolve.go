@@ -30,16 +30,11 @@ const (
 // answer, EXDEV where /proc there is of another pid namespace than the
 // process's and self means something that is not known.
 func (v *View) Resolve(pid event.PID, tid event.TID, name string) event.Target {
-	late := event.Target{Kind: event.Unknown, Error: "ETIMEDOUT"}
-	return Within(patience, late, func() event.Target {
-		w := walk{v: v, pid: pid, tid: tid, root: -1, at: -1}
-		defer w.close()
-		t, err := w.resolve(name)
-		if err != nil {
-			t = event.Target{Kind: event.Unknown, Error: errnoName(err)}
-		}
-		return t
-	})
+	t, path := v.resolveFD(pid, tid, name)
+	if path != nil {
+		_ = path.Close()
+	}
+	return t
 }
 
 // walk follows a name. Descriptors are O_PATH, ours, and never -1 while it runs.
@@ -112,6 +107,9 @@ func (w *walk) own(rest string) (int, error) {
 	if errors.Is(err, unix.ENOENT) { // the thread is gone: the process's
 		_, rest, _ = strings.Cut(strings.TrimPrefix(rest, "task/"), "/")
 		fd, err = openat(unix.AT_FDCWD, w.v.path(int(w.pid), rest), oPath|unix.O_DIRECTORY)
+	}
+	if errors.Is(err, unix.ENOENT) { // its first thread has ended
+		fd, err = openat(unix.AT_FDCWD, w.v.live(w.pid, rest), oPath|unix.O_DIRECTORY)
 	}
 	return fd, err
 }
@@ -257,7 +255,7 @@ func (w *walk) isHere(ids []int) bool {
 		return false
 	}
 	ns, err := readlinkat(w.at, dir+"ns/pid")
-	return err == nil && ns != "" && event.Text(ns) == w.v.link(w.pid, "ns/pid")
+	return err == nil && ns != "" && event.Text(ns) == w.v.Link(w.pid, "ns/pid")
 }
 
 // atRoot says whether we are at the process's root, above which ".." does not go.

@@ -40,8 +40,9 @@ func symlink(t testing.TB, text, name string) string {
 // mountHere mounts in our own namespace until the end of the test.
 func mountHere(t testing.TB, source, target, kind, data string) {
 	t.Helper()
+	scene.Require(t, "mount")
 	if err := unix.Mount(source, target, kind, 0, data); err != nil {
-		lacks(t, "mount %s: %v", kind, err)
+		t.Fatalf("mount %s: %v", kind, err)
 	}
 	t.Cleanup(func() { _ = unix.Unmount(target, unix.MNT_DETACH) })
 }
@@ -257,7 +258,7 @@ func TestResolveInChroot(t *testing.T) {
 }
 
 func TestResolveInMountNamespace(t *testing.T) {
-	needRoot(t)
+	scene.Require(t, "root", "unshare", "mount namespaces")
 	dir := t.TempDir()
 	real, other := mkdir(t, dir+"/a"), mkdir(t, dir+"/b")
 	write(t, real+"/f")
@@ -273,7 +274,7 @@ func TestResolveInMountNamespace(t *testing.T) {
 }
 
 func TestResolveInPIDNamespace(t *testing.T) {
-	needRoot(t)
+	scene.Require(t, "root", "unshare", "pid namespaces")
 	file := write(t, filepath.Join(t.TempDir(), "f"))
 	own := mkdir(t, filepath.Join(t.TempDir(), "proc"))
 	c := start(t, &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID}, []string{"private"},
@@ -311,16 +312,16 @@ func TestResolveInPIDNamespace(t *testing.T) {
 
 // A file system that never answers does not stop us, however often it is asked.
 func TestResolveStuck(t *testing.T) {
-	needRoot(t)
+	scene.Require(t, "root", "fuse")
 	dev, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
-		lacks(t, "open /dev/fuse: %v", err)
+		t.Fatal(err)
 	}
 	dir := mkdir(t, filepath.Join(t.TempDir(), "fuse"))
 	opts := fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0", dev)
 	if err := unix.Mount("fuse", dir, "fuse", 0, opts); err != nil {
 		_ = unix.Close(dev)
-		lacks(t, "mount fuse: %v", err)
+		t.Fatalf("mount fuse: %v", err)
 	}
 	closed := false
 	end := func() { // that ends every call that waits for it
@@ -363,16 +364,17 @@ func TestResolveStuck(t *testing.T) {
 }
 
 func TestWithin(t *testing.T) {
-	if got := procview.Within(time.Minute, 1, func() int { return 2 }); got != 2 {
-		t.Errorf("in time: %d", got)
+	if got, err := procview.Within(time.Minute, func() (int, error) { return 2, nil }); got != 2 || err != nil {
+		t.Errorf("in time: %d, %v", got, err)
 	}
 	hold := make(chan struct{})
 	ended := make(chan struct{}, 1000)
 	begin := time.Now()
 	const many = 300
 	for range many {
-		if got := procview.Within(time.Millisecond, 1, func() int { <-hold; ended <- struct{}{}; return 2 }); got != 1 {
-			t.Fatalf("late: %d", got)
+		got, err := procview.Within(time.Millisecond, func() (int, error) { <-hold; ended <- struct{}{}; return 2, nil })
+		if got != 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Fatalf("late: %d, %v", got, err)
 		}
 	}
 	if n := runtime.NumGoroutine(); n > many/2+50 {
@@ -385,7 +387,7 @@ func TestWithin(t *testing.T) {
 	<-ended
 	// Once they have come back, looking works again.
 	for deadline := time.Now().Add(20 * time.Second); ; {
-		if procview.Within(time.Second, 1, func() int { return 2 }) == 2 {
+		if got, _ := procview.Within(time.Second, func() (int, error) { return 2, nil }); got == 2 {
 			break
 		}
 		if time.Now().After(deadline) {

@@ -3,7 +3,7 @@ package procview
 import (
 	"errors"
 	"fmt"
-	"slices"
+	"os"
 	"strconv"
 	"strings"
 
@@ -20,7 +20,13 @@ const statMask = unix.STATX_TYPE | unix.STATX_INO
 
 // Target gives what a descriptor leads to at this moment.
 func (v *View) Target(pid event.PID, fd event.FD) event.Target {
-	t, _ := v.at(unix.AT_FDCWD, v.path(int(pid), "fd/"+strconv.Itoa(int(fd)))) // the error is in t
+	name := "fd/" + strconv.Itoa(int(fd))
+	t, err := v.at(unix.AT_FDCWD, v.path(int(pid), name)) // the error is in t too
+	if err != nil {
+		if tid := v.Living(pid); tid != event.TID(pid) {
+			t, _ = v.at(unix.AT_FDCWD, v.path(int(tid), name))
+		}
+	}
 	return t
 }
 
@@ -99,6 +105,9 @@ func readlinkat(dir int, name string) (string, error) {
 // errnoName is the name of the errno in err.
 func errnoName(err error) string {
 	var errno unix.Errno
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return "ETIMEDOUT"
+	}
 	if errors.As(err, &errno) {
 		if name := decode.Errno(int(errno)); name != "" {
 			return name
@@ -109,13 +118,13 @@ func errnoName(err error) string {
 
 func (v *View) target(link string, st *unix.Statx_t) event.Target {
 	t := event.Target{Link: event.Text(link), Ino: st.Ino, Dev: decode.Makedev(st.Dev_major, st.Dev_minor)}
-	t.Kind = v.kind(link, t.Dev, uint32(st.Mode), st.Rdev_major)
+	t.Kind = v.Kind(link, t.Dev, uint32(st.Mode), st.Rdev_major)
 	return t
 }
 
-// kind says what sort of file it is, by its mode, and by the text of its link
+// Kind says what sort of file it is, by its mode, and by the text of its link
 // where the mode does not tell.
-func (v *View) kind(link string, dev uint64, mode, rdevMajor uint32) event.Kind {
+func (v *View) Kind(link string, dev uint64, mode, rdevMajor uint32) event.Kind {
 	switch mode & unix.S_IFMT {
 	case unix.S_IFIFO:
 		if strings.HasPrefix(link, "pipe:[") {
@@ -128,8 +137,7 @@ func (v *View) kind(link string, dev uint64, mode, rdevMajor uint32) event.Kind 
 		return event.BlockDev
 	case unix.S_IFCHR:
 		// tty_io.c: /dev/tty, consoles and serial lines, and ptys.
-		if rdevMajor == 4 || rdevMajor == 5 || rdevMajor >= 136 && rdevMajor <= 143 ||
-			strings.HasPrefix(link, "/dev/tty") || strings.HasPrefix(link, "/dev/pts/") {
+		if decode.IsTerminal(rdevMajor) || strings.HasPrefix(link, "/dev/tty") || strings.HasPrefix(link, "/dev/pts/") {
 			return event.TTY
 		}
 		return event.CharDev
@@ -172,6 +180,10 @@ func kindByText(link string) event.Kind {
 func (v *View) Descriptor(pid event.PID, fd event.FD) (event.Descriptor, error) {
 	t := table{v: v, dir: unix.AT_FDCWD, fds: v.path(int(pid), "fd/"), infos: v.path(int(pid), "fdinfo/")}
 	d, err := t.descriptor(pid, int(fd))
+	if tid := v.Living(pid); err != nil && tid != event.TID(pid) {
+		t.fds, t.infos = v.path(int(tid), "fd/"), v.path(int(tid), "fdinfo/")
+		d, err = t.descriptor(pid, int(fd))
+	}
 	if err != nil {
 		return d, fmt.Errorf("fd %d of pid %d: %w", fd, pid, gone(err))
 	}
@@ -195,51 +207,38 @@ func (v *View) Descriptors(pid event.PID) ([]event.Descriptor, error) {
 	return ds, nil
 }
 
-// Lead gives the descriptors of a process that lead to a file, sorted: what
-// [View.Descriptors] would give for it, without looking closer at the others.
-func (v *View) Lead(pid event.PID, to event.Target) ([]event.FD, error) {
-	t, ns, err := v.open(pid, "")
-	if err != nil {
-		return nil, fmt.Errorf("descriptors of pid %d: %w", pid, gone(err))
-	}
-	defer t.close()
-	var fds []event.FD
-	for _, n := range ns {
-		switch leads, err := t.leads(n, to); {
-		case err != nil:
-			return nil, fmt.Errorf("descriptors of pid %d: %w", pid, err)
-		case leads:
-			fds = append(fds, event.FD(n))
-		}
-	}
-	return fds, nil
-}
-
 // table is a descriptor table. Its folder is held open, so that each look is a
 // short way for the kernel, and so that it stays that process's even if the
 // number is given to another one.
 type table struct {
 	v          *View
-	dir        int    // the process's or thread's folder, O_PATH
+	dir        int    // the folder of the process's or thread's descriptors
 	fds, infos string // from there, with the slash
 	buf        [1024]byte
 }
 
 // open opens the descriptor table of a process, or of a thread ("task/7/"), and
-// lists it.
+// lists it. A first thread that has ended has an empty one.
 func (v *View) open(pid event.PID, task string) (*table, []int, error) {
-	dir, err := openat(unix.AT_FDCWD, v.path(int(pid), task), oPath|unix.O_DIRECTORY)
+	t, ns, err := v.openTable(pid, task)
+	if task == "" && len(ns) == 0 {
+		if tid := v.Living(pid); tid != event.TID(pid) {
+			if t != nil {
+				t.close()
+			}
+			return v.openTable(event.PID(tid), "")
+		}
+	}
+	return t, ns, err
+}
+
+func (v *View) openTable(pid event.PID, task string) (*table, []int, error) {
+	dir, err := openat(unix.AT_FDCWD, v.path(int(pid), task+"fd"), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC)
 	if err != nil {
 		return nil, nil, err
 	}
-	t := &table{v: v, dir: dir, fds: "fd/", infos: "fdinfo/"}
-	fds, err := openat(dir, "fd", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC)
-	if err != nil {
-		t.close()
-		return nil, nil, err
-	}
-	defer unix.Close(fds)
-	ns, err := numbersIn(fds)
+	t := &table{v: v, dir: dir, infos: "../fdinfo/"}
+	ns, err := numbersIn(dir)
 	if err != nil {
 		t.close()
 		return nil, nil, err
@@ -292,119 +291,17 @@ func (t *table) info(fd int) (info Fdinfo, ok bool) {
 	return ParseFdinfo(b)
 }
 
-// leads says whether a descriptor leads to a file. The texts of nameless files
-// say so without asking for the identity. The error is that it may not be looked
-// at: some processes let their descriptors be listed, and no more.
-func (t *table) leads(fd int, to event.Target) (bool, error) {
-	name := t.fds + strconv.Itoa(fd)
-	text, err := readlinkat(t.dir, name)
-	if errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) {
-		return false, err
-	}
-	if err == nil {
-		switch kind := kindByText(text); kind {
-		case event.Pipe, event.Socket:
-			if kind != to.Kind || to.Link != "" && text != string(to.Link) {
-				return false, nil
-			}
-		case event.AnonInode:
-			if kind != to.Kind {
-				return false, nil
-			}
-		default:
-			if to.Kind == event.Pipe {
-				return false, nil
-			}
-		}
-	}
-	var st unix.Statx_t
-	if statx(t.dir, name, 0, statMask, &st) != nil {
-		return false, nil
-	}
-	return event.Target{Dev: decode.Makedev(st.Dev_major, st.Dev_minor), Ino: st.Ino}.Same(to), nil
-}
-
-// Holders searches all processes for descriptors of a pipe or FIFO. Threads
-// that have a descriptor table of their own (CLONE_FILES not set) are looked at
-// too.
-//
-// Unseen are the processes that this user may not look at. Kernel threads,
-// which have no descriptors, and processes that end meanwhile count neither as
-// unseen nor as searched. Where /proc hides processes (hidepid in proc(5)),
-// pid 1, which always exists, stands for them. Processes outside the pid
-// namespace of this /proc are never seen.
-func (v *View) Holders(of event.Target) (holders []event.Holder, unseen []event.Unseen, searched int, err error) {
-	if !of.Identified() {
-		return nil, nil, 0, errors.New("holders of a file without identity")
-	}
-	pids, err := v.PIDs()
-	if err != nil {
-		return nil, nil, 0, err
-	}
-	if v.facts().proc && !slices.Contains(pids, 1) {
-		unseen = append(unseen, event.Unseen{PID: 1, Error: "EPERM"})
-	}
-	for _, pid := range pids {
-		found, empty, err := v.holding(pid, of)
-		if err == nil {
-			holders = append(holders, found...)
-			if !empty || !v.noDescriptors(pid) {
-				searched++
-			}
-			continue
-		}
-		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH) || v.noDescriptors(pid) {
-			continue
-		}
-		var comm event.Text
-		if st, err := v.Status(pid, event.TID(pid)); err == nil {
-			comm = st.Name
-		}
-		unseen = append(unseen, event.Unseen{PID: pid, Comm: comm, Error: errnoName(err)})
-	}
-	return holders, unseen, searched, nil
-}
-
 // noDescriptors says whether it is a kernel thread, has ended, or is about to.
 func (v *View) noDescriptors(pid event.PID) bool {
-	st, err := v.stat(pid, event.TID(pid))
-	if err != nil || st.KernelThread() {
+	st, err := v.Status(pid, event.TID(pid))
+	if err != nil || st.Kthread {
 		return true
 	}
-	if st.State != "Z" && st.State != "X" {
+	if !st.Ended() {
 		return false
 	}
 	tids, err := v.Threads(pid) // the first thread may have ended before others
 	return err != nil || len(tids) <= 1
-}
-
-// holding looks through all descriptor tables of a process; empty says that
-// there is no descriptor in them.
-func (v *View) holding(pid event.PID, of event.Target) (found []event.Holder, empty bool, err error) {
-	found, n, err := v.holdingIn(pid, "", of)
-	if err != nil {
-		return nil, false, err
-	}
-	tids, err := v.Threads(pid)
-	if err != nil {
-		return found, n == 0, nil // it ended after the look
-	}
-	for i, tid := range tids {
-		if tid == event.TID(pid) || v.sameTable(pid, tid, i) {
-			continue
-		}
-		more, m, err := v.holdingIn(pid, "task/"+strconv.Itoa(int(tid))+"/", of)
-		if err != nil {
-			continue // the thread ended
-		}
-		n += m
-		for _, h := range more {
-			if !slices.Contains(found, h) {
-				found = append(found, h)
-			}
-		}
-	}
-	return found, n == 0, nil
 }
 
 // maxTables bounds how many threads' tables of a process are read where kcmp(2)
@@ -424,33 +321,4 @@ func (v *View) sameTable(pid event.PID, tid event.TID, i int) bool {
 		return i > maxTables
 	}
 	return r == 0
-}
-
-func (v *View) holdingIn(pid event.PID, task string, of event.Target) (found []event.Holder, n int, err error) {
-	t, ns, err := v.open(pid, task)
-	if err != nil {
-		return nil, 0, err
-	}
-	defer t.close()
-	var comm event.Text
-	for _, n := range ns {
-		leads, err := t.leads(n, of)
-		if err != nil {
-			return nil, 0, err
-		}
-		if !leads {
-			continue
-		}
-		if comm == "" {
-			if st, err := v.Status(pid, event.TID(pid)); err == nil {
-				comm = st.Name
-			}
-		}
-		h := event.Holder{PID: pid, Comm: comm, FD: event.FD(n), Access: t.access(n)}
-		if info, ok := t.info(n); ok {
-			h.CloseOnExec = event.Some(info.CloseOnExec)
-		}
-		found = append(found, h)
-	}
-	return found, len(ns), nil
 }

@@ -221,26 +221,6 @@ func TestTargetOutOfDescriptors(t *testing.T) {
 	}
 }
 
-func TestLead(t *testing.T) {
-	name := write(t, filepath.Join(t.TempDir(), "f"))
-	a, b := mustOpen(t, name, unix.O_RDONLY), mustOpen(t, name, unix.O_PATH)
-	mustOpen(t, write(t, filepath.Join(t.TempDir(), "f")), unix.O_RDONLY) // another file
-	want := []event.FD{a, b}
-	slices.Sort(want)
-	if fds, err := view().Lead(self(), identity(t, name)); err != nil || !slices.Equal(fds, want) {
-		t.Errorf("got %v, %v; want %v", fds, err, want)
-	}
-	r, _ := mustPipe(t)
-	pipe := view().Target(self(), r)
-	if fds, err := view().Lead(self(), pipe); err != nil || len(fds) != 2 {
-		t.Errorf("pipe: %v, %v", fds, err)
-	}
-	pipe.Link = "" // the identity is enough
-	if fds, err := view().Lead(self(), pipe); err != nil || len(fds) != 2 {
-		t.Errorf("pipe without text: %v, %v", fds, err)
-	}
-}
-
 func TestHolders(t *testing.T) {
 	fifo := mkfifo(t, filepath.Join(t.TempDir(), "fifo"))
 	r, w := mustPipe(t)
@@ -251,13 +231,17 @@ func TestHolders(t *testing.T) {
 	c := start(t, nil, []string{"comm", "h o\nlder"}, []string{"open", fifo, "70"}, []string{"unshared", fifo, "77"})
 	const comm = "h o\nlder"
 
-	holders, _, searched, err := view().Holders(view().Target(self(), r))
+	ix, err := view().Index()
+	if err != nil {
+		t.Fatal(err)
+	}
+	holders := ix.Holders(view().Target(self(), r))
 	own, _ := view().Process(self())
 	want := []event.Holder{{PID: self(), Comm: own.Comm, FD: r, Access: "r", CloseOnExec: event.Some(true)},
 		{PID: self(), Comm: own.Comm, FD: w, Access: "w", CloseOnExec: event.Some(false)}}
 	for _, h := range want {
-		if err != nil || !slices.Contains(holders, h) {
-			t.Errorf("pipe: %+v is not in %+v, %v", h, holders, err)
+		if !slices.Contains(holders, h) {
+			t.Errorf("pipe: %+v is not in %+v", h, holders)
 		}
 	}
 	if !slices.ContainsFunc(holders, func(h event.Holder) bool { return h.PID == c.pid && h.Access == "w" && h.Comm == comm }) {
@@ -266,21 +250,21 @@ func TestHolders(t *testing.T) {
 	if slices.ContainsFunc(holders, func(h event.Holder) bool { return h.PID == c.pid && h.Access == "r" }) {
 		t.Errorf("pipe: the child has no end for reading: %+v", holders)
 	}
-	if searched < 2 {
-		t.Errorf("searched %d", searched)
+	if ix.Searched < 2 {
+		t.Errorf("searched %d", ix.Searched)
 	}
 
-	holders, _, _, err = view().Holders(view().Target(self(), end))
+	holders = ix.Holders(view().Target(self(), end))
 	want = []event.Holder{{PID: self(), Comm: own.Comm, FD: end, Access: "r", CloseOnExec: event.Some(true)},
 		{PID: c.pid, Comm: comm, FD: 70, Access: "rw", CloseOnExec: event.Some(false)},
 		{PID: c.pid, Comm: comm, FD: 77, Access: "rw", CloseOnExec: event.Some(false)}} // of a thread with its own table
 	slices.SortFunc(holders, func(a, b event.Holder) int { return slices.Index(want, a) - slices.Index(want, b) })
-	if err != nil || !slices.Equal(holders, want) {
-		t.Errorf("FIFO: got %+v, %v\nwant %+v", holders, err, want)
+	if !slices.Equal(holders, want) {
+		t.Errorf("FIFO: got %+v\nwant %+v", holders, want)
 	}
 
-	if _, _, _, err := view().Holders(event.Target{Kind: event.Pipe}); err == nil {
-		t.Error("holders of nothing: no error")
+	if none := ix.Holders(event.Target{Kind: event.Pipe}); len(none) > 0 {
+		t.Errorf("holders of nothing: %+v", none)
 	}
 }
 
@@ -319,7 +303,9 @@ func lookAs(pid event.PID, fifo event.Target) seen {
 	s.MapFile = text(err)
 	s.Target = v.Target(pid, 70)
 	s.Resolved = v.Resolve(pid, event.TID(pid), "/proc/self/fd/70")
-	s.Holders, s.Unseen, s.Searched, _ = v.Holders(fifo)
+	if ix, err := v.Index(); err == nil {
+		s.Holders, s.Unseen, s.Searched = ix.Holders(fifo), ix.Unseen, ix.Searched
+	}
 	calls, _ := decode.ForArch(runtime.GOARCH)
 	s.Blocked, _ = v.Blocked(pid, event.TID(pid), calls)
 	return s
@@ -374,19 +360,24 @@ func TestHoldersHidden(t *testing.T) {
 	}
 	mount := mkdir(t, filepath.Join(dir, "proc"))
 	mountHere(t, "proc", mount, "proc", "hidepid=2")
-	r, _ := mustPipe(t)
-	pipe := procview.New(mount).Target(self(), r)
-	_, unseen, _, err := procview.New(mount).Holders(pipe)
+	unseen := func() ([]event.Unseen, error) {
+		ix, err := procview.New(mount).Index()
+		if err != nil {
+			return nil, err
+		}
+		return ix.Unseen, nil
+	}
+	got, err := unseen()
 	// In a container, even root may not look at every process.
 	_, denied := os.Readlink("/proc/1/fd/0")
-	if err != nil || slices.ContainsFunc(unseen, func(u event.Unseen) bool { return u.PID == 1 }) != errors.Is(denied, os.ErrPermission) {
-		t.Errorf("root sees all: %+v, %v", unseen, err)
+	if err != nil || slices.ContainsFunc(got, func(u event.Unseen) bool { return u.PID == 1 }) != errors.Is(denied, os.ErrPermission) {
+		t.Errorf("root sees all: %+v, %v", got, err)
 	}
 	asNobody(t, func() {
-		_, unseen, _, err = procview.New(mount).Holders(pipe)
+		got, err = unseen()
 	})
-	if want := (event.Unseen{PID: 1, Error: "EPERM"}); err != nil || !slices.Contains(unseen, want) {
-		t.Errorf("unseen: %+v, %v; want %+v", unseen, err, want)
+	if want := (event.Unseen{PID: 1, Error: "EPERM"}); err != nil || !slices.Contains(got, want) {
+		t.Errorf("unseen: %+v, %v; want %+v", got, err, want)
 	}
 }
 

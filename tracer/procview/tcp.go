@@ -1,19 +1,20 @@
 package procview
 
 import (
-	"bytes"
+	"encoding/binary"
+	"encoding/hex"
 	"fmt"
+	"net/netip"
 	"strconv"
 	"strings"
 
 	"whosefd/tracer/event"
 )
 
-// TCPSocket is an established connection of proc_pid_net(5), tcp and tcp6. The
-// ends are an address and a port as the kernel prints them; an IPv4 address
-// within IPv6 is given as IPv4.
+// TCPSocket is an established connection of proc_pid_net(5), tcp and tcp6. An IPv4
+// address within IPv6 is given as IPv4.
 type TCPSocket struct {
-	Local, Remote string
+	Local, Remote netip.AddrPort
 	Inode         uint64
 }
 
@@ -24,33 +25,34 @@ const maxTCP = 1 << 16
 // understand are left out.
 func ParseTCP(b []byte) (sockets []TCPSocket) {
 	const established = "01" // TCP_ESTABLISHED of net/tcp_states.h
-	// In words of the host's byte order, of which ffff has two forms.
-	mapped := [][]byte{[]byte("0000000000000000FFFF0000"), []byte("00000000000000000000FFFF")}
-	end := func(field []byte) string {
-		for _, prefix := range mapped {
-			if rest, ok := bytes.CutPrefix(field, prefix); ok {
-				return string(rest)
-			}
-		}
-		return string(field)
-	}
-	for line := range bytes.Lines(b) {
+	for line := range strings.Lines(string(b)) {
 		// sl local_address rem_address st tx:rx tr:tm->when retrnsmt uid timeout inode …
-		fields := bytes.Fields(line)
-		if len(fields) < 10 || string(fields[3]) != established {
+		fields := strings.Fields(line)
+		if len(fields) < 10 || fields[3] != established || len(sockets) == maxTCP {
 			continue
 		}
-		inode, err := strconv.ParseUint(string(fields[9]), 10, 64)
-		s := TCPSocket{end(fields[1]), end(fields[2]), inode}
-		if err != nil || inode == 0 || !strings.Contains(s.Local, ":") || !strings.Contains(s.Remote, ":") {
-			continue
-		}
-		sockets = append(sockets, s)
-		if len(sockets) == maxTCP {
-			break
+		inode, _ := strconv.ParseUint(fields[9], 10, 64)
+		local, remote := endOf(fields[1]), endOf(fields[2])
+		if inode != 0 && local.IsValid() && remote.IsValid() {
+			sockets = append(sockets, TCPSocket{local, remote, inode})
 		}
 	}
 	return sockets
+}
+
+// endOf reads "0100007F:1F90": words in the host's byte order, and the port.
+func endOf(s string) netip.AddrPort {
+	addr, port, _ := strings.Cut(s, ":")
+	b, err := hex.DecodeString(addr)
+	p, err2 := strconv.ParseUint(port, 16, 16)
+	if err != nil || err2 != nil || len(b)%4 != 0 {
+		return netip.AddrPort{}
+	}
+	for i := 0; i < len(b); i += 4 {
+		binary.NativeEndian.PutUint32(b[i:], binary.BigEndian.Uint32(b[i:]))
+	}
+	a, _ := netip.AddrFromSlice(b)
+	return netip.AddrPortFrom(a.Unmap(), uint16(p))
 }
 
 // Peers gives the sockets of this machine that are the other ends of a

@@ -2,6 +2,7 @@ package procview
 
 import (
 	"net"
+	"net/netip"
 	"os"
 	"slices"
 	"testing"
@@ -18,7 +19,8 @@ const tcpText = `  sl  local_address rem_address   st tx_queue rx_queue tr tm->w
    5: 0100007F:9C4D 0100007F:D0A3 01 00000000:00000000 00:00000000 00000000     0        0 x`
 
 func TestParseTCP(t *testing.T) {
-	want := []TCPSocket{{"0100007F:9C4D", "0100007F:D0A2", 1002}, {"0100007F:D0A2", "0100007F:9C4D", 1003}}
+	one, other := netip.MustParseAddrPort("127.0.0.1:40013"), netip.MustParseAddrPort("127.0.0.1:53410")
+	want := []TCPSocket{{one, other, 1002}, {other, one, 1003}}
 	if got := ParseTCP([]byte(tcpText)); !slices.Equal(got, want) {
 		t.Errorf("got %v", got)
 	}
@@ -28,7 +30,7 @@ func FuzzParseTCP(f *testing.F) {
 	f.Add([]byte(tcpText))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		for _, s := range ParseTCP(b) {
-			if s.Inode == 0 || s.Local == "" {
+			if s.Inode == 0 || !s.Local.IsValid() {
 				t.Errorf("%+v", s)
 			}
 		}

@@ -9,10 +9,8 @@ package procview
 
 import (
 	"bytes"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -133,85 +131,55 @@ func numbers(dir string) ([]int, error) {
 	return numbersIn(fd)
 }
 
-func numbersIn(dir int) ([]int, error) {
-	var ns []int
-	buf := make([]byte, 32<<10)
+// numbersIn reads an open folder from its beginning. An [os.File] would ask the kernel
+// five questions more, for each process of the machine.
+func numbersIn(fd int) (ns []int, err error) {
+	var buf [8192]byte
+	var names []string
 	for {
-		n, err := unix.Getdents(dir, buf)
+		n, err := unix.ReadDirent(fd, buf[:])
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}
-		if err != nil {
-			return nil, err
+		if err != nil || n <= 0 {
+			slices.Sort(ns)
+			return ns, err
 		}
-		if n <= 0 {
-			break
+		_, _, names = unix.ParseDirent(buf[:n], -1, names[:0])
+		for _, name := range names {
+			if n, ok := number(name); ok {
+				ns = append(ns, n)
+			}
 		}
-		ns = appendNumbers(ns, buf[:n])
 	}
-	slices.Sort(ns)
-	return ns, nil
-}
-
-// appendNumbers takes the names that are numbers from what getdents64(2) gives.
-func appendNumbers(ns []int, dirents []byte) []int {
-	const reclenAt, nameAt = 16, 19 // struct linux_dirent64
-	for len(dirents) > nameAt {
-		size := int(binary.NativeEndian.Uint16(dirents[reclenAt:]))
-		if size <= nameAt || size > len(dirents) {
-			break
-		}
-		name := dirents[nameAt:size]
-		if end := bytes.IndexByte(name, 0); end >= 0 {
-			name = name[:end]
-		}
-		if n, ok := number(name); ok {
-			ns = append(ns, n)
-		}
-		dirents = dirents[size:]
-	}
-	return ns
 }
 
 // number reads an id or descriptor number: digits only, below 2^31.
-func number(name []byte) (int, bool) {
-	if len(name) == 0 || len(name) > 10 {
-		return 0, false
-	}
-	n := 0
-	for _, c := range name {
-		if c < '0' || c > '9' {
-			return 0, false
-		}
-		n = 10*n + int(c-'0')
-	}
-	return n, n <= math.MaxInt32
+func number(name string) (int, bool) {
+	n, err := strconv.ParseUint(name, 10, 31)
+	return int(n), err == nil
 }
 
 // PIDs gives all processes that can be seen.
 func (v *View) PIDs() ([]event.PID, error) {
-	ns, err := numbers(v.Mount)
-	if err != nil {
-		return nil, fmt.Errorf("list processes: %w", err)
-	}
-	pids := make([]event.PID, len(ns))
-	for i, n := range ns {
-		pids[i] = event.PID(n)
-	}
-	return pids, nil
+	return ids[event.PID](v.Mount, "list processes")
 }
 
 // Threads gives the threads of a process; a wrapped [os.ErrNotExist] if it is gone.
 func (v *View) Threads(pid event.PID) ([]event.TID, error) {
-	ns, err := numbers(v.path(int(pid), "task"))
+	return ids[event.TID](v.path(int(pid), "task"), fmt.Sprintf("threads of pid %d", pid))
+}
+
+func ids[T ~int](dir, what string) ([]T, error) {
+	ns, err := numbers(dir)
 	if err != nil {
-		return nil, fmt.Errorf("threads of pid %d: %w", pid, gone(err))
+		return nil, fmt.Errorf("%s: %w", what, gone(err))
 	}
-	tids := make([]event.TID, len(ns))
+	all := make([]T, len(ns))
 	for i, n := range ns {
-		tids[i] = event.TID(n)
+		all[i] = T(n)
 	}
-	return tids, nil
+	return all, nil
 }
 
 // Children gives the processes that the threads of a process have started and
@@ -228,7 +196,7 @@ func (v *View) Children(pid event.PID) ([]event.PID, error) {
 		if err != nil {
 			continue // the thread has ended
 		}
-		for _, word := range bytes.Fields(b) {
+		for word := range strings.FieldsSeq(string(b)) {
 			if child, ok := number(word); ok {
 				all = append(all, event.PID(child))
 			}
@@ -250,6 +218,9 @@ func gone(err error) error {
 // TracerOf gives the thread that traces a process, 0 if none.
 func (v *View) TracerOf(pid event.PID) (event.TID, error) {
 	st, err := v.Status(pid, event.TID(pid))
+	if err == nil && st.Ended() {
+		st, err = v.Status(pid, v.Living(pid))
+	}
 	return st.TracerPid, err
 }
 
@@ -261,36 +232,54 @@ func (v *View) TGID(tid event.TID) (event.PID, error) {
 
 // Status is what proc_pid_status(5) says of a thread.
 func (v *View) Status(pid event.PID, tid event.TID) (Status, error) {
-	b, err := v.read(int(pid), "task/"+strconv.Itoa(int(tid))+"/status")
+	return ofThread(v, pid, tid, "status", ParseStatus)
+}
+
+// Stat is what proc_pid_stat(5) says of a thread.
+func (v *View) Stat(pid event.PID, tid event.TID) (Stat, error) {
+	return ofThread(v, pid, tid, "stat", ParseStat)
+}
+
+func ofThread[T any](v *View, pid event.PID, tid event.TID, file string, parse func([]byte) (T, error)) (got T, err error) {
+	b, err := v.read(int(pid), "task/"+strconv.Itoa(int(tid))+"/"+file)
 	if err != nil && event.TID(pid) == tid {
-		b, err = v.read(int(pid), "status")
+		b, err = v.read(int(pid), file)
+	}
+	if err == nil {
+		got, err = parse(b)
 	}
 	if err != nil {
-		return Status{}, fmt.Errorf("status of thread %d: %w", tid, gone(err))
+		err = fmt.Errorf("%s of thread %d: %w", file, tid, gone(err))
 	}
-	st, err := ParseStatus(b)
-	if err != nil {
-		return Status{}, fmt.Errorf("status of thread %d: %w", tid, err)
-	}
-	return st, nil
+	return got, err
 }
 
-// State gives the one-letter state of a thread (proc_pid_stat(5)).
+// Owner is the user to whom the files in a process's folder belong: the effective
+// one, but root where the process is not dumpable (proc(5)); -1 if not known.
+func (v *View) Owner(pid event.PID) int {
+	var st unix.Stat_t
+	if err := unix.Lstat(v.path(int(pid), "status"), &st); err != nil {
+		return -1
+	}
+	return int(st.Uid)
+}
+
+// Namespace is the inode of a namespace of a process, 0 if it may not be read.
+func (v *View) Namespace(pid event.PID, kind string) uint64 {
+	ino, _ := namespaceInode(string(v.Link(pid, "ns/"+kind)))
+	return ino
+}
+
+// Text is a small file of the kernel's below the mount, without blanks around it.
+func (v *View) Text(name string) (string, error) {
+	b, err := readAt(unix.AT_FDCWD, v.Mount+"/"+name, nil, maxProcFile)
+	return strings.TrimSpace(string(b)), err
+}
+
+// State is the one-letter state of a thread (proc_pid_stat(5)).
 func (v *View) State(pid event.PID, tid event.TID) (string, error) {
-	st, err := v.stat(pid, tid)
+	st, err := v.Stat(pid, tid)
 	return st.State, err
-}
-
-func (v *View) stat(pid event.PID, tid event.TID) (Stat, error) {
-	b, err := v.read(int(pid), "task/"+strconv.Itoa(int(tid))+"/stat")
-	if err != nil {
-		return Stat{}, fmt.Errorf("stat of thread %d: %w", tid, gone(err))
-	}
-	st, err := ParseStat(b)
-	if err != nil {
-		return Stat{}, fmt.Errorf("stat of thread %d: %w", tid, err)
-	}
-	return st, nil
 }
 
 // maxCmdline bounds the command line that is kept, bytes.
@@ -302,28 +291,30 @@ func (v *View) Process(pid event.PID) (event.Process, error) {
 	if err != nil {
 		return event.Process{}, err
 	}
-	p := event.Process{PID: pid, PPID: st.PPid, Comm: st.Name, SIGINT: st.Signal(int(unix.SIGINT)), UID: event.Some(st.EUID)}
-	if stat, err := v.stat(pid, event.TID(pid)); err == nil {
+	p := event.Process{PID: pid, PPID: st.PPid, Comm: st.Name, SIGINT: st.Signal(int(unix.SIGINT)), UID: event.Some(st.UID[1])}
+	if stat, err := v.Stat(pid, event.TID(pid)); err == nil {
 		p.PGRP = event.Some(stat.PGRP)
 		if stat.TPGID > 0 {
 			p.TTYPGRP = event.Some(stat.TPGID)
 		}
 	}
-	p.Exe = v.link(pid, "exe")
-	p.Cwd = v.link(pid, "cwd")
+	p.Exe = v.Link(pid, "exe")
+	p.Cwd = v.Link(pid, "cwd")
 	if b := v.cmdline(pid); len(b) > 0 {
 		for _, arg := range bytes.Split(bytes.TrimSuffix(b, []byte{0}), []byte{0}) {
 			p.Cmdline = append(p.Cmdline, event.Text(arg))
 		}
 	}
 	for _, ns := range []string{"mnt", "pid", "user"} {
-		if ino, ok := namespaceInode(string(v.link(pid, "ns/"+ns))); ok {
+		if ino := v.Namespace(pid, ns); ino != 0 {
 			if p.Namespaces == nil {
 				p.Namespaces = map[string]uint64{}
 			}
 			p.Namespaces[ns] = ino
 		}
 	}
+	const enters = 1<<18 | 1<<21 // CAP_SYS_CHROOT, CAP_SYS_ADMIN (linux/capability.h)
+	p.SetNS = event.Some(st.CapEff&enters == enters)
 	p.MapFiles = event.Some(opensMapFiles(st.CapEff, p.Namespaces["user"]))
 	return p, nil
 }
@@ -343,28 +334,26 @@ func opensMapFiles(capEff, userNS uint64) bool {
 // cmdline reads the command line. It lies in the process's memory, which may be
 // backed by a file system that does not answer.
 func (v *View) cmdline(pid event.PID) []byte {
-	return Within(patience, nil, func() []byte {
-		name := v.path(int(pid), "cmdline")
-		if dev, served := v.servedArguments(pid); served {
-			fd, err := openat(unix.AT_FDCWD, name, unix.O_RDONLY|unix.O_CLOEXEC)
-			if err != nil {
-				return nil
-			}
-			defer unix.Close(fd)
-			got, _ := v.Asker.ask(question{what: askRead, fd: fd, size: maxCmdline, dev: dev})
-			return got.data
+	b, _ := Within(patience, func() ([]byte, error) {
+		name := v.live(pid, "cmdline")
+		dev, remote := v.remoteArguments(pid)
+		if !remote {
+			return readAt(unix.AT_FDCWD, name, nil, maxCmdline)
 		}
-		b, err := readAt(unix.AT_FDCWD, name, nil, maxCmdline)
+		fd, err := openat(unix.AT_FDCWD, name, unix.O_RDONLY|unix.O_CLOEXEC)
 		if err != nil {
-			return nil
+			return nil, err
 		}
-		return b
+		defer unix.Close(fd)
+		got, err := v.Asker.ask(question{what: askRead, fd: fd, size: maxCmdline, dev: dev})
+		return got.data, err
 	})
+	return b
 }
 
-// servedArguments says whether the memory that holds the arguments is a file
+// remoteArguments says whether the memory that holds the arguments is a file
 // that may have to be asked for; prctl(2) can put them anywhere.
-func (v *View) servedArguments(pid event.PID) (dev uint64, served bool) {
+func (v *View) remoteArguments(pid event.PID) (dev uint64, remote bool) {
 	if !v.facts().proc {
 		return 0, false
 	}
@@ -372,15 +361,17 @@ func (v *View) servedArguments(pid event.PID) (dev uint64, served bool) {
 	if err != nil {
 		return 0, false // it has ended, or its arguments cannot be read either
 	}
-	from, to := ^uint64(0), uint64(0)
-	for field := 48; field <= 51; field++ { // arg_start, arg_end, env_start, env_end; 0 without permission
-		n, err := v.statNumber(event.TID(pid), field)
-		if err != nil || n == 0 {
-			continue
-		}
-		from, to = min(from, n), max(to, n)
+	st, err := v.Stat(pid, event.TID(pid))
+	if err != nil {
+		return 0, false
 	}
-	for _, m := range v.Served(pid, maps) {
+	from, to := ^uint64(0), uint64(0)
+	for _, n := range st.Strings {
+		if n != 0 {
+			from, to = min(from, n), max(to, n)
+		}
+	}
+	for _, m := range v.Remote(pid, maps) {
 		if m.Start <= to && from < m.End {
 			return m.Dev, true
 		}
@@ -388,10 +379,13 @@ func (v *View) servedArguments(pid event.PID) (dev uint64, served bool) {
 	return 0, false
 }
 
-func (v *View) link(pid event.PID, rest string) event.Text {
+// Link is the text of a link of a process's folder; "" where it may not be seen.
+func (v *View) Link(pid event.PID, rest string) event.Text {
 	s, err := os.Readlink(v.path(int(pid), rest))
 	if err != nil {
-		return ""
+		if s, err = os.Readlink(v.live(pid, rest)); err != nil {
+			return ""
+		}
 	}
 	return event.Text(s)
 }
@@ -403,43 +397,60 @@ func namespaceInode(link string) (uint64, bool) {
 	return n, ok && err == nil
 }
 
+// Living gives a thread of a process that has memory and descriptors: the first one
+// or, where that has ended, another one. What lies in a thread's folder is that of the process.
+func (v *View) Living(pid event.PID) event.TID {
+	if st, err := v.Stat(pid, event.TID(pid)); err != nil || !ended(st.State) {
+		return event.TID(pid)
+	}
+	tids, _ := v.Threads(pid) // none, if all have ended
+	for _, tid := range tids {
+		if st, err := v.Stat(pid, tid); err == nil && !ended(st.State) {
+			return tid
+		}
+	}
+	return event.TID(pid)
+}
+
+// live is the path of a file of a process that tells of its memory, its descriptors
+// or where it is.
+func (v *View) live(pid event.PID, rest string) string { return v.path(int(v.Living(pid)), rest) }
+
+// Exe gives the file of the program that a process runs.
+func (v *View) Exe(pid event.PID) (event.Target, error) {
+	t, err := v.at(unix.AT_FDCWD, v.live(pid, "exe"))
+	if err != nil {
+		return t, fmt.Errorf("program of pid %d: %w", pid, err)
+	}
+	return t, nil
+}
+
 // Maps gives the mappings of a process. The list is locked while the process
 // changes it, which can take as long as a file system likes: then the error is
 // [os.ErrDeadlineExceeded].
 func (v *View) Maps(pid event.PID) ([]Mapping, error) {
-	type result struct {
-		maps []Mapping
-		err  error
-	}
-	late := result{err: fmt.Errorf("mappings of pid %d: %w", pid, os.ErrDeadlineExceeded)}
-	r := Within(mapsWithin, late, func() result {
-		maps, err := v.readMaps(pid)
-		return result{maps, err}
+	maps, err := Within(mapsWithin, func() ([]Mapping, error) {
+		f, err := v.OpenFile(pid, "maps")
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		return ParseMaps(f)
 	})
-	return r.maps, r.err
-}
-
-// mapsWithin is far more than reading some 100,000 mappings takes.
-const mapsWithin = 3 * time.Second
-
-func (v *View) readMaps(pid event.PID) ([]Mapping, error) {
-	f, err := os.Open(v.path(int(pid), "maps"))
-	if err != nil {
-		return nil, fmt.Errorf("mappings of pid %d: %w", pid, gone(noteScarce(err)))
-	}
-	defer f.Close()
-	maps, err := ParseMaps(f)
 	if err != nil {
 		return nil, fmt.Errorf("mappings of pid %d: %w", pid, gone(err))
 	}
 	return maps, nil
 }
 
+// mapsWithin is far more than reading some 100,000 mappings takes.
+const mapsWithin = 3 * time.Second
+
 // MapFile gives the file behind a mapping as stat(2) sees it, even if it has no
 // name any more. The kernel asks for CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE
 // (proc_pid_map_files(5)); without, the error wraps [os.ErrPermission].
 func (v *View) MapFile(pid event.PID, m Mapping) (event.Target, error) {
-	t, err := v.at(unix.AT_FDCWD, v.path(int(pid), "map_files/")+m.Range())
+	t, err := v.at(unix.AT_FDCWD, v.live(pid, "map_files/")+m.Range())
 	if err != nil {
 		return t, fmt.Errorf("mapped file of pid %d at %s: %w", pid, m.Range(), err)
 	}
@@ -460,14 +471,10 @@ func (v *View) Blocked(pid event.PID, tid event.TID, calls *decode.Table) (event
 	task := "task/" + strconv.Itoa(int(tid)) + "/"
 	line, err := v.settled(pid, task+"syscall")
 	// Read after it, so that they tell of the same moment.
-	if stat, err := v.stat(pid, tid); err == nil {
+	if stat, err := v.Stat(pid, tid); err == nil {
 		b.State = stat.State
 	}
-	if w, err := v.read(int(pid), task+"wchan"); err == nil {
-		if s := strings.TrimSpace(string(w)); s != "0" {
-			b.Wchan = s
-		}
-	}
+	b.Wchan = v.Wchan(pid, tid)
 	if err != nil {
 		return b, nil
 	}
@@ -483,6 +490,26 @@ func (v *View) Blocked(pid event.PID, tid event.TID, calls *decode.Table) (event
 	}
 	v.InCall(&b, call.Nr, call.Args, calls)
 	return b, nil
+}
+
+// Wchan is the function of the kernel that a thread sleeps in (proc_pid_wchan(5)), "" if
+// it does not or where that is not told.
+func (v *View) Wchan(pid event.PID, tid event.TID) string {
+	w, err := v.read(int(pid), "task/"+strconv.Itoa(int(tid))+"/wchan")
+	if s := strings.TrimSpace(string(w)); err == nil && s != "0" {
+		return s
+	}
+	return ""
+}
+
+// Syscall is the call that a thread sleeps in at this moment; false for one that runs.
+// Unlike [View.Blocked] it does not wait until that is settled.
+func (v *View) Syscall(pid event.PID, tid event.TID) (Syscall, bool) {
+	line, err := v.read(int(pid), "task/"+strconv.Itoa(int(tid))+"/syscall")
+	if err != nil {
+		return Syscall{}, false
+	}
+	return ParseSyscall(line)
 }
 
 // InCall says that a thread is in a call, with these arguments. Without a table
@@ -527,6 +554,12 @@ func (v *View) settled(pid event.PID, file string) ([]byte, error) {
 	}
 }
 
+// Debugger says which debugger a process is, whose first thread has this name;
+// nil if it is none that is known.
+func (v *View) Debugger(pid event.PID, comm event.Text) *decode.Debugger {
+	return decode.DebuggerOf(&event.Process{Exe: v.Link(pid, "exe"), Comm: comm})
+}
+
 // Tracees gives the processes that any thread of the debugger traces, by
 // TracerPid, which is a thread id.
 func (v *View) Tracees(debugger event.PID) ([]event.PID, error) {
@@ -569,7 +602,8 @@ func (v *View) Tracees(debugger event.PID) ([]event.PID, error) {
 	return found, nil
 }
 
-// Folder is the path of a process's folder, for the errors of others.
+// Folder is the path of a process's folder: that of a living thread of it, by its
+// own number, which /proc has and does not list.
 func (v *View) Folder(pid event.PID) string {
-	return filepath.Join(v.Mount, strconv.Itoa(int(pid)))
+	return filepath.Join(v.Mount, strconv.Itoa(int(v.Living(pid))))
 }

@@ -58,9 +58,10 @@ func TestProcess(t *testing.T) {
 	if tgid, err := view().TGID(c.tid(0)); err != nil || tgid != c.pid {
 		t.Errorf("process of thread %d: %d, %v", c.tid(0), tgid, err)
 	}
-	if state, err := view().State(c.pid, c.tid(0)); err != nil || state != "S" {
-		t.Errorf("state: %q, %v", state, err)
-	}
+	scene.Eventually(t, "its thread sleeps", func() bool {
+		state, err := view().State(c.pid, c.tid(0))
+		return err == nil && state == "S"
+	})
 }
 
 func TestGone(t *testing.T) {
@@ -122,9 +123,6 @@ func TestMaps(t *testing.T) {
 				t.Errorf("by address: %+v, %v", found, ok)
 			}
 			got, err := view().MapFile(self(), m)
-			if errors.Is(err, os.ErrPermission) {
-				lacks(t, "%v", err)
-			}
 			if err != nil || got != want {
 				t.Errorf("map file: %+v, %v; want %+v", got, err, want)
 			}
@@ -153,9 +151,6 @@ func TestBlocked(t *testing.T) {
 		time.Sleep(time.Millisecond)
 	}
 	if !ok {
-		if _, err := os.ReadFile("/proc/self/syscall"); err != nil {
-			lacks(t, "this kernel does not tell the call: %v", err)
-		}
 		t.Fatal("no thread of the child is in a read of its input")
 	}
 	if b.State != "S" || b.PID != c.pid || b.Target == nil || *b.Target != view().Target(c.pid, 0) || b.Target.Kind != event.Pipe ||

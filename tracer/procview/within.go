@@ -1,6 +1,7 @@
 package procview
 
 import (
+	"os"
 	"sync/atomic"
 	"time"
 )
@@ -16,34 +17,40 @@ const (
 // stuck counts the looks that have not come back in time, nor since.
 var stuck atomic.Int32
 
-// Within runs look and gives its result, or late if there is none after d. The
-// look then goes on alone until whatever it waits for answers, so it must not
-// write to anything that is shared. While very many hang, no other is begun,
-// and the answer is late at once.
-func Within[T any](d time.Duration, late T, look func() T) T {
+// Within runs look and gives its result, or [os.ErrDeadlineExceeded] if there is
+// none after d. The look then goes on alone until whatever it waits for answers,
+// so it must not write to anything that is shared. While very many hang, no other
+// is begun.
+func Within[T any](d time.Duration, look func() (T, error)) (T, error) {
+	type result struct {
+		got T
+		err error
+	}
+	late := result{err: os.ErrDeadlineExceeded}
 	if stuck.Load() >= maxStuck {
-		return late
+		return late.got, late.err
 	}
 	const running, given, abandoned = 0, 1, 2
 	var state atomic.Int32
-	result := make(chan T, 1)
+	results := make(chan result, 1)
 	go func() {
-		result <- look()
+		got, err := look()
+		results <- result{got, err}
 		if !state.CompareAndSwap(running, given) {
 			stuck.Add(-1)
 		}
 	}()
+	r := late
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
-	case r := <-result:
-		return r
+	case r = <-results:
 	case <-timer.C:
 		stuck.Add(1)
 		if !state.CompareAndSwap(running, abandoned) {
 			stuck.Add(-1)
-			return <-result // it came at the last moment
+			r = <-results // it came at the last moment
 		}
-		return late
 	}
+	return r.got, r.err
 }

@@ -39,9 +39,7 @@ func (p *process) debugObject(m *module, main *object) *object {
 func (p *process) debugFile(m *module, main *object, fetch bool) *object {
 	id := buildID(main)
 	if len(id) > 1 {
-		text := hex.EncodeToString(id)
-		name := path.Join(debugFolder, ".build-id", text[:2], text[2:]+".debug")
-		if f := p.openDebug(m, name, func(_ *os.File, e *object) bool { return bytes.Equal(buildID(e), id) }); f != nil {
+		if f := p.openDebug(m, func(_ *os.File, e *object) bool { return bytes.Equal(buildID(e), id) }, byBuildID(id)); f != nil {
 			return f
 		}
 	}
@@ -53,10 +51,8 @@ func (p *process) debugFile(m *module, main *object, fetch bool) *object {
 			}
 			return checksum(r) == sum
 		}
-		for _, at := range []string{path.Join(dir, name), path.Join(dir, ".debug", name), path.Join(debugFolder, dir, name)} {
-			if f := p.openDebug(m, at, same); f != nil {
-				return f
-			}
+		if f := p.openDebug(m, same, path.Join(dir, name), path.Join(dir, ".debug", name), path.Join(debugFolder, dir, name)); f != nil {
+			return f
 		}
 	}
 	if fetch && len(id) > 1 && os.Getenv("DEBUGINFOD_URLS") != "" {
@@ -77,36 +73,38 @@ func (p *process) sharedFile(m *module, debug *object) *object {
 		return nil
 	}
 	same := func(_ *os.File, e *object) bool { return bytes.Equal(buildID(e), id) }
-	text := hex.EncodeToString(id)
 	// The name is absolute or relative to the debug file's own folder.
 	at := string(name)
 	if !path.IsAbs(at) {
 		at = path.Join(path.Dir(debug.name), at)
 	}
-	for _, at := range []string{at, path.Join(debugFolder, ".build-id", text[:2], text[2:]+".debug"),
-		path.Join(debugFolder, ".dwz", path.Base(at))} {
-		if f := p.openDebug(m, at, same); f != nil {
+	return p.openDebug(m, same, at, byBuildID(id), path.Join(debugFolder, ".dwz", path.Base(at)))
+}
+
+// byBuildID is the name of a debug file by its build id.
+func byBuildID(id []byte) string {
+	text := hex.EncodeToString(id)
+	return path.Join(debugFolder, ".build-id", text[:2], text[2:]+".debug")
+}
+
+// openDebug opens the first debug file that is the same, by the names that it may
+// have for the process.
+func (p *process) openDebug(m *module, same func(*os.File, *object) bool, names ...string) *object {
+	for _, name := range names {
+		file, err := p.view.OpenInside(p.pid, name)
+		if err != nil {
+			continue
+		}
+		r, err := file.Local()
+		if err != nil {
+			continue
+		}
+		if f := m.keep(r, same); f != nil {
+			f.name = name
 			return f
 		}
 	}
 	return nil
-}
-
-// openDebug opens a debug file by the name that it has for the process.
-func (p *process) openDebug(m *module, name string, same func(*os.File, *object) bool) *object {
-	fd, err := p.view.OpenInRoot(p.pid, name)
-	if err != nil {
-		return nil
-	}
-	r, err := p.view.OpenRegular(p.pid, fd, 0)
-	if err != nil {
-		return nil
-	}
-	f := m.keep(r, same)
-	if f != nil {
-		f.name = name
-	}
-	return f
 }
 
 // keep takes an open file, if it belongs to the module.

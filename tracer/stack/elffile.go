@@ -6,9 +6,11 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"runtime/debug"
 
+	"github.com/klauspost/compress/zlib"
 	"golang.org/x/sys/unix"
 )
 
@@ -102,31 +104,35 @@ func (o *object) newSection(sec *elf.Section) *section {
 	}
 	raw := o.data[sec.Offset : sec.Offset+sec.FileSize]
 	if sec.Flags&elf.SHF_COMPRESSED == 0 {
-		return &section{have: raw}
+		return &section{have: raw, size: uint64(len(raw))}
 	}
 	// Elf64_Chdr: type, reserved, size, alignment (elf(5)).
 	const header = 24
 	if len(raw) < header || sec.Size > maxSection || sec.Size/maxRatio > uint64(len(raw)) {
 		return nil
 	}
-	s := &section{size: sec.Size}
 	if elf.CompressionType(binary.LittleEndian.Uint32(raw)) == elf.COMPRESS_ZLIB {
-		s.packed = newInflater(raw[header:])
-	} else {
-		s.whole = sec.Data
+		return packedSection(raw[header:], sec.Size)
 	}
-	return s
+	return &section{size: sec.Size, open: func() (io.Reader, error) { return sec.Open(), nil }}
 }
 
-// section is the content of a section, unpacked as far as it was asked for.
+// packedSection is one packed by zlib. Of package compress/zlib the library used
+// here needs half the time.
+func packedSection(packed []byte, size uint64) *section {
+	return &section{size: size, open: func() (io.Reader, error) { return zlib.NewReader(bytes.NewReader(packed)) }}
+}
+
+// section is the content of a section, unpacked as far as it was asked for: what
+// a backtrace needs of a large one often lies near its beginning.
 type section struct {
-	have   []byte
-	buf    []byte                 // where it is unpacked to; have is its beginning
-	size   uint64                 // when unpacked
-	packed *inflater              // until all is unpacked
-	whole  func() ([]byte, error) // unpacks in one step
-	err    error
-	ready  chan struct{} // closed when a prefetch is done; nil if there was none
+	have  []byte
+	size  uint64                    // when unpacked
+	open  func() (io.Reader, error) // of what is packed, else nil
+	r     io.Reader                 // from the end of have on
+	buf   []byte                    // whose beginning is have
+	err   error
+	ready chan struct{} // closed when a prefetch is done; nil if there was none
 }
 
 // upTo gives the content as far as n bytes at least, or all of it if that is less.
@@ -142,7 +148,7 @@ func (s *section) upTo(n uint64) ([]byte, error) {
 // left is how many bytes are not unpacked yet.
 func (s *section) left() uint64 {
 	s.wait()
-	if s.packed == nil && s.whole == nil {
+	if s.open == nil {
 		return 0
 	}
 	return s.size - uint64(len(s.have))
@@ -158,21 +164,20 @@ func (s *section) wait() {
 }
 
 func (s *section) unpack(n uint64) {
-	switch {
-	case s.err != nil || uint64(len(s.have)) >= n:
-	case s.whole != nil:
-		s.have, s.err = s.whole()
-		s.whole = nil
-	case s.packed != nil:
-		if s.buf == nil {
-			s.buf = make([]byte, s.size)
+	n = min(n, s.size)
+	if s.err != nil || uint64(len(s.have)) >= n {
+		return
+	}
+	if s.r == nil {
+		s.buf = make([]byte, s.size)
+		if s.r, s.err = s.open(); s.err != nil {
+			return
 		}
-		var got int
-		got, s.err = s.packed.fill(s.buf, int(min(n, s.size)))
-		s.have = s.buf[:got]
-		if s.err != nil || uint64(got) == s.size {
-			s.packed = nil
-		}
+	}
+	got, err := io.ReadFull(s.r, s.buf[len(s.have):n])
+	s.have = s.buf[:len(s.have)+got]
+	if err != nil {
+		s.err = fmt.Errorf("packed section: %w", err)
 	}
 }
 
@@ -180,7 +185,7 @@ func (s *section) unpack(n uint64) {
 func (o *object) prefetch(names ...string) {
 	var todo []*section
 	for _, name := range names {
-		if s := o.section(name); s != nil && s.ready == nil && (s.packed != nil || s.whole != nil) {
+		if s := o.section(name); s != nil && s.ready == nil && s.open != nil {
 			s.ready = make(chan struct{})
 			todo = append(todo, s)
 		}

@@ -137,7 +137,7 @@ func FuzzMiniDebugInfo(f *testing.F) {
 // Where compress/zlib can unpack, so must we, and to the same.
 func FuzzInflate(f *testing.F) {
 	texts := [][]byte{nil, []byte("a"), bytes.Repeat([]byte("abcabcabd"), 3000), bytes.Repeat([]byte{0}, 70000)}
-	if b, err := os.ReadFile("inflate.go"); err == nil {
+	if b, err := os.ReadFile("elffile.go"); err == nil {
 		texts = append(texts, b)
 	}
 	for i, text := range texts {
@@ -168,19 +168,22 @@ func FuzzInflate(f *testing.F) {
 		if valid {
 			out = out[:len(want)]
 		}
-		z := newInflater(packed)
+		z := packedSection(packed, uint64(len(out)))
 		for n := 0; n < len(out); {
-			got, err := z.fill(out, min(n+1+int(step), len(out)))
+			got, err := z.upTo(uint64(n) + 1 + uint64(step))
 			if err != nil {
 				if valid {
-					t.Fatalf("at %d of %d: %v", got, len(want), err)
+					t.Fatalf("at %d of %d: %v", len(got), len(want), err)
 				}
 				return
 			}
-			if got <= n || got > len(out) {
-				t.Fatalf("from %d to %d of %d", n, got, len(out))
+			if len(got) <= n || len(got) > len(out) {
+				t.Fatalf("from %d to %d of %d", n, len(got), len(out))
 			}
-			n = got
+			n = len(got)
+		}
+		if len(out) > 0 {
+			out, _ = z.all()
 		}
 		if valid && !bytes.Equal(out, want) {
 			t.Fatal("unpacked to something else")

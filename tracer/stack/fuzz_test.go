@@ -1,12 +1,17 @@
 package stack
 
 import (
+	"bytes"
 	"debug/elf"
 	"encoding/binary"
 	"os"
 	"slices"
 	"testing"
 
+	"github.com/go-delve/delve/pkg/dwarf/frame"
+	"github.com/go-delve/delve/pkg/dwarf/leb128"
+
+	"whosefd/tracer/memory"
 	"whosefd/tracer/procview"
 )
 
@@ -18,7 +23,7 @@ func TestIndexAgreesWithWholeTable(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &process{view: v, pid: pid, folder: v.Folder(pid), maps: maps, mem: memory{pid: int(pid)}, modules: findModules(maps)}
+	p := &process{view: v, pid: pid, maps: maps, mem: &memory.Copy{Rest: memory.Thread(pid)}, modules: findModules(maps)}
 	defer p.close()
 	compared := 0
 	for _, m := range p.modules {
@@ -26,13 +31,14 @@ func TestIndexAgreesWithWholeTable(t *testing.T) {
 		if !m.known {
 			continue
 		}
-		all, err := p.wholeTable(m)
+		m.unwind = &unwindTable{}
+		all, err := p.restOf(m) // without an index
 		if err != nil {
-			continue // the vdso has no section that needs be mapped
+			t.Fatalf("%s: %v", m.path, err)
 		}
 		table := p.loadTable(m)
-		if table.all != nil {
-			t.Errorf("%s: the index was not used: %v", m.path, table.err)
+		if len(all) > 0 && table.index.pairs == nil {
+			t.Errorf("%s: has no index", m.path)
 		}
 		for _, want := range all {
 			for _, pc := range []uint64{want.Begin(), want.End() - 1} {
@@ -125,7 +131,7 @@ func FuzzRule(f *testing.F) {
 		for i := range regs.val {
 			regs.val[i], regs.known[i] = 0x7000, true
 		}
-		p := &process{pid: -1, mem: memory{pid: -1, start: 0x7000, copied: mem}}
+		p := &process{pid: -1, mem: &memory.Copy{Start: 0x7000, Data: mem, Rest: memory.Thread(-1)}}
 		if up, err := p.apply(r, pc, regs); err == nil && up.end && up.pc != 0 {
 			t.Errorf("an end with a caller: %+v", up)
 		}
@@ -157,6 +163,62 @@ func FuzzNotes(f *testing.F) {
 		if name, _, ok := parseDebugLink(b); ok && name == "" {
 			t.Error("debug link without a name")
 		}
-		parseAranges(b, []uint64{0, 1 << 20, 1 << 40}, func(uint64) {}, func(pc, unit uint64) {})
 	})
+}
+
+// Signed numbers as package debug/dwarf's and delve's readers have them.
+func TestSLEB(t *testing.T) {
+	for _, n := range []int64{0, 1, -1, 63, 64, -64, -65, 1 << 40, -1 << 40} {
+		var b bytes.Buffer
+		leb128.EncodeSigned(&b, n)
+		r := reader{b: b.Bytes()}
+		if got := r.sleb(); got != n || r.failed || int(r.at) != len(r.b) {
+			t.Errorf("%d: read as %d", n, got)
+		}
+	}
+}
+
+// Delve's interpreter gives the same rows wherever "restore" does not come in
+// between, which it understands otherwise.
+func TestRowsLikeDelve(t *testing.T) {
+	r, err := os.Open(tool(t, "gdb"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	o, err := openELF(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer o.close()
+	all, err := parseTable(o, ".eh_frame", 0, o.Section(".eh_frame").Addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := 0
+	for _, fde := range all {
+		for pc := fde.Begin(); pc < fde.End(); pc += 1 + (fde.End()-fde.Begin())/5 {
+			got, err := rowAt(fde, pc)
+			if err != nil {
+				t.Fatalf("%#x: %v", pc, err)
+			}
+			want, err := fde.EstablishFrame(pc)
+			if err != nil {
+				t.Fatalf("%#x: delve: %v", pc, err)
+			}
+			if got.cfa.Rule != want.CFA.Rule || !bytes.Equal(got.cfa.Expression, want.CFA.Expression) ||
+				got.cfa.Rule == frame.RuleCFA && (got.cfa.Reg != want.CFA.Reg || got.cfa.Offset != want.CFA.Offset) {
+				t.Fatalf("%#x: address %+v, want %+v", pc, got.cfa, want.CFA)
+			}
+			for reg, rule := range want.Regs {
+				if rule.Rule != frame.RuleUndefined && (reg >= registers || !got.has[reg] || got.regs[reg].Rule != rule.Rule || got.regs[reg].Offset != rule.Offset) {
+					t.Fatalf("%#x: register %d %+v, want %+v", pc, reg, got.regs[reg], rule)
+				}
+			}
+			rows++
+		}
+	}
+	if rows < 1000 {
+		t.Errorf("only %d rows", rows)
+	}
 }

@@ -3,15 +3,13 @@ package stack
 import (
 	"bytes"
 	"debug/elf"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
-
-	"golang.org/x/sys/unix"
+	"slices"
 
 	"whosefd/tracer/event"
+	"whosefd/tracer/memory"
 	"whosefd/tracer/procview"
 )
 
@@ -103,11 +101,11 @@ func (p *process) readHeaders(m *module) {
 	m.headersRead = true
 	lowest := m.maps[0]
 	if lowest.Offset == 0 {
-		if b, err := p.mem.bytes(lowest.Start, int(min(lowest.End-lowest.Start, 4096))); err == nil {
+		if b, err := memory.Bytes(p.mem, lowest.Start, int(min(lowest.End-lowest.Start, 4096))); err == nil {
 			m.progs, _ = parseProgs(b)
 		}
 	}
-	if m.progs == nil && !p.mappedOnly {
+	if m.progs == nil {
 		if f := p.open(m); f != nil {
 			for _, prog := range f.Progs {
 				m.progs = append(m.progs, prog.ProgHeader)
@@ -120,27 +118,22 @@ func (p *process) readHeaders(m *module) {
 // parseProgs reads the program headers of a little-endian 64-bit ELF object
 // (elf(5)) from its beginning.
 func parseProgs(b []byte) ([]elf.ProgHeader, error) {
-	var h elf.Header64
-	if err := binary.Read(bytes.NewReader(b), binary.LittleEndian, &h); err != nil {
-		return nil, fmt.Errorf("ELF header: %w", err)
+	if len(b) < 64 {
+		return nil, errors.New("ELF header: too short")
 	}
-	if string(h.Ident[:4]) != elf.ELFMAG || elf.Class(h.Ident[elf.EI_CLASS]) != elf.ELFCLASS64 ||
-		elf.Data(h.Ident[elf.EI_DATA]) != elf.ELFDATA2LSB || elf.Machine(h.Machine) != machine {
+	b = slices.Clone(b)
+	clear(b[40:48]) // e_shoff
+	clear(b[60:64]) // e_shnum, e_shstrndx: the sections' headers are not mapped
+	f, err := elf.NewFile(bytes.NewReader(b))
+	if err != nil {
+		return nil, err
+	}
+	if f.Class != elf.ELFCLASS64 || f.Data != elf.ELFDATA2LSB || f.Machine != machine {
 		return nil, errors.New("ELF header: not of this architecture")
 	}
-	const size = 56 // of Elf64_Phdr
-	if h.Phentsize != size || h.Phoff > maxHeaders || h.Phoff+uint64(h.Phnum)*size > uint64(len(b)) {
-		return nil, errors.New("ELF header: program headers out of range")
-	}
-	progs := make([]elf.ProgHeader, h.Phnum)
-	for i := range progs {
-		var ph elf.Prog64
-		at := h.Phoff + uint64(i)*size
-		if err := binary.Read(bytes.NewReader(b[at:at+size]), binary.LittleEndian, &ph); err != nil {
-			return nil, fmt.Errorf("program header: %w", err)
-		}
-		progs[i] = elf.ProgHeader{Type: elf.ProgType(ph.Type), Flags: elf.ProgFlag(ph.Flags), Off: ph.Off,
-			Vaddr: ph.Vaddr, Paddr: ph.Paddr, Filesz: ph.Filesz, Memsz: ph.Memsz, Align: ph.Align}
+	progs := make([]elf.ProgHeader, len(f.Progs))
+	for i, prog := range f.Progs {
+		progs[i] = prog.ProgHeader
 	}
 	return progs, nil
 }
@@ -177,7 +170,7 @@ func (p *process) open(m *module) *object {
 	m.opened = true
 	if m.maps[0].Path == vdso {
 		mp := m.maps[0]
-		b, err := p.mem.bytes(mp.Start, int(min(mp.End-mp.Start, maxHeaders)))
+		b, err := memory.Bytes(p.mem, mp.Start, int(min(mp.End-mp.Start, maxHeaders)))
 		if err != nil {
 			return nil
 		}
@@ -192,21 +185,13 @@ func (p *process) open(m *module) *object {
 	return m.elfFile
 }
 
-// openMapped opens the very file that is mapped: by /proc/PID/map_files where
-// that is permitted, else by its name if that still leads to it.
+// openMapped opens the very file that is mapped.
 func (p *process) openMapped(mp procview.Mapping) (*os.File, error) {
-	fd, err := unix.Open(filepath.Join(p.folder, "map_files", mp.Range()), unix.O_PATH|unix.O_CLOEXEC, 0)
-	if err == nil {
-		return p.view.OpenRegular(p.pid, fd, 0)
-	}
-	if mp.Deleted {
-		return nil, fmt.Errorf("open deleted file mapped at %s: %w", mp.Range(), err)
-	}
-	fd, err = p.view.OpenInRoot(p.pid, string(mp.Path))
+	file, err := p.view.OpenMapped(p.pid, mp)
 	if err != nil {
 		return nil, err
 	}
-	r, err := p.view.OpenRegular(p.pid, fd, mp.Ino)
+	r, err := file.Local()
 	if err == nil && !p.sameStart(r, mp) {
 		r.Close()
 		err = procview.ErrOtherFile
@@ -224,7 +209,7 @@ func (p *process) sameStart(r *os.File, mp procview.Mapping) bool {
 	if mp.Offset != 0 || len(mp.Perms) < 2 || mp.Perms[1] == 'w' {
 		return true
 	}
-	mapped, err := p.mem.bytes(mp.Start, int(min(mp.End-mp.Start, 4096)))
+	mapped, err := memory.Bytes(p.mem, mp.Start, int(min(mp.End-mp.Start, 4096)))
 	if err != nil {
 		return true
 	}

@@ -4,6 +4,8 @@ import (
 	"debug/elf"
 
 	"golang.org/x/sys/unix"
+
+	"whosefd/tracer/memory"
 )
 
 // DWARF register numbers: System V ABI, AMD64 supplement, figure 3.36.
@@ -30,7 +32,7 @@ func FromPtrace(r *unix.PtraceRegs) Regs {
 // pushed the return address.
 func (p *process) guessCall(up step, regs registerSet) (step, error) {
 	sp := regs.val[regSP]
-	ra, err := p.mem.word(sp)
+	ra, err := memory.Word(p.mem, sp)
 	if err != nil {
 		return step{}, err
 	}

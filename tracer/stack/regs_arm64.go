@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 
 	"golang.org/x/sys/unix"
+
+	"whosefd/tracer/memory"
 )
 
 // DWARF register numbers: DWARF for the Arm 64-bit Architecture, section 4.1.
@@ -55,10 +57,10 @@ func (p *process) sigreturn(f callFrame, ruleErr error, regs registerSet) (up st
 	if ruleErr == nil || f.module == nil {
 		return step{}, false
 	}
-	if code, err := p.mem.word(f.pc); err != nil || code != svc0<<32|movX8SysRtSigreturn {
+	if code, err := memory.Word(p.mem, f.pc); err != nil || code != svc0<<32|movX8SysRtSigreturn {
 		return step{}, false
 	}
-	b, err := p.mem.bytes(regs.val[regSP]+sigcontextRegs, (regPC+1)*8)
+	b, err := memory.Bytes(p.mem, regs.val[regSP]+sigcontextRegs, (regPC+1)*8)
 	if err != nil {
 		return step{}, false
 	}

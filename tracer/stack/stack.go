@@ -11,6 +11,7 @@ import (
 	"runtime/debug"
 
 	"whosefd/tracer/event"
+	"whosefd/tracer/memory"
 	"whosefd/tracer/procview"
 )
 
@@ -85,15 +86,13 @@ func Unwind(v *procview.View, s Snapshot, o Options) event.Stack {
 
 // process is what one backtrace knows of the process.
 type process struct {
-	view   *procview.View
-	pid    event.PID
-	folder string // /proc/PID
-	fetch  bool   // debug info may be fetched from servers
-	// mappedOnly: what is needed for unwinding is taken from memory, and no file is read.
-	mappedOnly bool
-	maps       []procview.Mapping
-	mem        memory
-	modules    []*module
+	view    *procview.View
+	pid     event.PID
+	fetch   bool // debug info may be fetched from servers
+	maps    []procview.Mapping
+	mem     *memory.Copy
+	live    *memory.Process
+	modules []*module
 }
 
 // newProcess reads the mappings of the process of a snapshot.
@@ -102,13 +101,12 @@ func newProcess(v *procview.View, s Snapshot) (*process, error) {
 	if err != nil {
 		return nil, fmt.Errorf("mappings of pid %d: %w", s.PID, err)
 	}
-	p := &process{view: v, pid: s.PID, folder: v.Folder(s.PID), maps: maps,
-		mem: memory{pid: int(s.PID), start: s.StackStart, copied: s.Stack}}
-	if len(v.Served(s.PID, maps)) > 0 {
-		if p.mem.served, err = v.OpenMemory(s.PID, maps); err != nil {
-			return nil, err
-		}
+	live, err := memory.Open(v, s.PID, maps)
+	if err != nil {
+		return nil, err
 	}
+	p := &process{view: v, pid: s.PID, maps: maps, live: live,
+		mem: &memory.Copy{Start: s.StackStart, Data: s.Stack, Rest: live}}
 	p.modules = findModules(maps)
 	return p, nil
 }
@@ -117,9 +115,7 @@ func (p *process) close() {
 	for _, m := range p.modules {
 		m.close()
 	}
-	if p.mem.served != nil {
-		p.mem.served.Close()
-	}
+	_ = p.live.Close()
 }
 
 // describe makes the shown frames of one real frame: those that the compiler

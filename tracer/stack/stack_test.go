@@ -17,25 +17,19 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"whosefd/samples/scene"
 	"whosefd/tracer/event"
+	"whosefd/tracer/memory"
 	"whosefd/tracer/procview"
 	"whosefd/tracer/ptrace"
 )
 
-// lack skips a test, or fails it where everything must be there.
-func lack(t testing.TB, format string, args ...any) {
-	t.Helper()
-	if os.Getenv("WHOSEFD_REQUIRE") == "1" {
-		t.Fatalf(format, args...)
-	}
-	t.Skipf(format, args...)
-}
-
 func tool(t testing.TB, name string) string {
 	t.Helper()
+	scene.Require(t, name)
 	p, err := exec.LookPath(name)
 	if err != nil {
-		lack(t, "needs %s: %v", name, err)
+		t.Fatal(err)
 	}
 	return p
 }
@@ -71,10 +65,11 @@ func start(t testing.TB, name string, args ...string) event.PID {
 
 func awaitRead(t testing.TB, pid int) {
 	t.Helper()
+	scene.Require(t, "ptrace")
 	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/syscall", pid))
 		if errors.Is(err, os.ErrPermission) {
-			lack(t, "needs to see what pid %d is doing: %v", pid, err)
+			t.Fatal(err)
 		}
 		nr, _, _ := strings.Cut(string(b), " ")
 		if n, err := strconv.Atoi(nr); err == nil && (n == unix.SYS_READ || n == unix.SYS_PPOLL) {
@@ -111,15 +106,12 @@ func look(t testing.TB, pid event.PID) Snapshot {
 			}
 			s.StackStart = max(s.Regs.SP-128, m.Start)
 			s.Stack = make([]byte, m.End-s.StackStart)
-			_, err = ptrace.ReadMemory(tid, s.StackStart, s.Stack)
+			_, err = memory.Thread(tid).ReadMemory(s.Stack, s.StackStart)
 			return err
 		})
 		s.StoppedUS = took.Microseconds()
 		return err
 	})
-	if errors.Is(err, unix.EPERM) {
-		lack(t, "needs ptrace: %v", err)
-	}
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -371,11 +363,37 @@ func compare(t *testing.T, got event.Stack, want []line) {
 	}
 }
 
+// gdbAtPrompt is a gdb without a terminal. It is not one of a scene, which waits for
+// its programs: that would take the stops from look, in the same process.
+func gdbAtPrompt(t testing.TB) event.PID {
+	t.Helper()
+	cmd := exec.Command(tool(t, "gdb"), "-nx", "-q")
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		in.Close()
+		cmd.Process.Kill()
+		cmd.Wait()
+	})
+	if said, err := bufio.NewReader(out).ReadString(')'); said != "(gdb)" {
+		t.Fatalf("gdb says %q, %v", said, err)
+	}
+	awaitRead(t, cmd.Process.Pid)
+	return event.PID(cmd.Process.Pid)
+}
+
 // A debugger at its prompt, or hung, is what this package is for.
 func TestGDBItself(t *testing.T) {
-	pid := start(t, tool(t, "gdb"), "-nx", "-q")
-	time.Sleep(300 * time.Millisecond) // its start-up goes through short polls
-	awaitRead(t, int(pid))
+	pid := gdbAtPrompt(t)
 	got := Unwind(procview.New("/proc"), look(t, pid), Options{})
 	if got.Error != "" {
 		t.Errorf("error: %s", got.Error)
@@ -468,8 +486,7 @@ func TestNoProcess(t *testing.T) {
 
 // BenchmarkUnwind is a whole backtrace of a gdb at its prompt, nothing cached.
 func BenchmarkUnwind(b *testing.B) {
-	pid := start(b, tool(b, "gdb"), "-nx", "-q")
-	time.Sleep(500 * time.Millisecond)
+	pid := gdbAtPrompt(b)
 	s := look(b, pid)
 	v := procview.New("/proc")
 	for b.Loop() {

@@ -1,25 +1,29 @@
 package stack
 
 import (
+	"bytes"
 	"cmp"
 	"debug/elf"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
+	"sort"
+	"strings"
 
 	"github.com/go-delve/delve/pkg/dwarf/frame"
+
+	"whosefd/tracer/memory"
 )
 
 // unwindTable finds the unwind information of addresses of one module. All
 // addresses in it are those in the process.
 type unwindTable struct {
-	err   error
 	index searchTable
-	all   []*frame.FrameDescriptionEntry // without an index: all, ascending
-
-	debug     []*frame.FrameDescriptionEntry // of .debug_frame, for what the others lack
-	debugRead bool
+	// rest has the entries, ascending, that an index does not lead to. It is read
+	// when the first address is not in the index.
+	rest     []*frame.FrameDescriptionEntry
+	restRead bool
 }
 
 // rule is the unwind information of one range of addresses.
@@ -42,30 +46,19 @@ func (p *process) ruleAt(m *module, pc uint64) (r rule, err error) {
 		m.unwind = p.loadTable(m)
 	}
 	t := m.unwind
-	r, err = p.mappedRule(t, pc)
-	if errors.Is(err, errNoRule) && !p.mappedOnly {
-		if !t.debugRead {
-			t.debugRead = true
-			t.debug = p.debugTable(m)
+	if at, ok := t.index.find(pc); ok {
+		if r, err = p.readRule(at, pc); !errors.Is(err, errNoRule) {
+			return r, err
 		}
-		return ruleIn(t.debug, pc)
 	}
-	return r, err
-}
-
-// mappedRule looks into what the process itself has for unwinding.
-func (p *process) mappedRule(t *unwindTable, pc uint64) (rule, error) {
-	if t.err != nil {
-		return rule{}, t.err
+	if !t.restRead {
+		t.restRead = true
+		err = guarded(func() (err error) { t.rest, err = p.restOf(m); return err })
+		if err != nil {
+			return rule{}, err
+		}
 	}
-	if t.all != nil {
-		return ruleIn(t.all, pc)
-	}
-	at, ok := t.index.find(pc)
-	if !ok {
-		return rule{}, errNoRule
-	}
-	return p.readRule(at, pc)
+	return ruleIn(t.rest, pc)
 }
 
 // ruleIn finds the entry for an address among ascending ones.
@@ -79,56 +72,45 @@ func ruleIn(all []*frame.FrameDescriptionEntry, pc uint64) (rule, error) {
 	if i < 0 || !all[i].Cover(pc) {
 		return rule{}, errNoRule
 	}
-	return newRule(all[i])
+	return newRule(all[i]), nil
 }
 
-// loadTable reads the index if there is one, else all of .eh_frame.
+// loadTable reads the index, if there is one.
 func (p *process) loadTable(m *module) *unwindTable {
+	t := &unwindTable{}
 	if ph, ok := m.prog(elf.PT_GNU_EH_FRAME); ok && m.known && ph.Memsz <= maxTable {
 		addr := m.bias + ph.Vaddr
-		if b, err := p.mem.bytes(addr, int(ph.Memsz)); err == nil {
-			if index, err := parseSearchTable(b, addr); err == nil {
-				return &unwindTable{index: index}
-			}
+		if b, err := memory.Bytes(p.mem, addr, int(ph.Memsz)); err == nil {
+			t.index, _ = parseSearchTable(b, addr)
 		}
 	}
-	if p.mappedOnly {
-		return &unwindTable{err: errNoRule}
-	}
-	all, err := p.wholeTable(m)
-	return &unwindTable{all: all, err: err}
+	return t
 }
 
-// wholeTable parses .eh_frame of a file that has no index.
-func (p *process) wholeTable(m *module) ([]*frame.FrameDescriptionEntry, error) {
+// restOf reads from the file of a module the .eh_frame that has no index, and
+// .debug_frame, which code that was built without .eh_frame may have, there or
+// in its separate debug file.
+func (p *process) restOf(m *module) ([]*frame.FrameDescriptionEntry, error) {
 	f := p.open(m)
 	if f == nil || !m.known {
-		return nil, errNoRule
+		return nil, nil
 	}
-	sec := f.Section(".eh_frame")
-	if sec == nil {
-		return nil, errNoRule
+	var all []*frame.FrameDescriptionEntry
+	if sec := f.Section(".eh_frame"); sec != nil && m.unwind.index.pairs == nil {
+		var err error
+		if all, err = parseTable(f, sec.Name, 0, m.bias+sec.Addr); err != nil {
+			return nil, err
+		}
 	}
-	return parseTable(f, sec.Name, 0, m.bias+sec.Addr)
-}
-
-// debugTable parses .debug_frame, which code that was built without .eh_frame
-// may have, in the file or in its separate debug file.
-func (p *process) debugTable(m *module) (all []*frame.FrameDescriptionEntry) {
-	_ = guarded(func() (err error) {
-		f := p.open(m)
-		if f == nil || !m.known {
-			return nil
-		}
-		if f.section(".debug_frame") == nil {
-			if f = p.debugObject(m, f); f == nil {
-				return nil
-			}
-		}
-		all, err = parseTable(f, ".debug_frame", m.bias, 0)
-		return err
-	})
-	return all
+	if f.section(".debug_frame") == nil {
+		f = p.debugObject(m, f)
+	}
+	if f != nil {
+		debug, _ := parseTable(f, ".debug_frame", m.bias, 0) // if it is broken, the other counts
+		all = append(all, debug...)
+	}
+	slices.SortFunc(all, func(a, b *frame.FrameDescriptionEntry) int { return cmp.Compare(a.Begin(), b.Begin()) })
+	return all, nil
 }
 
 // parseTable parses a whole section, whose addresses are relative to the file's
@@ -136,7 +118,7 @@ func (p *process) debugTable(m *module) (all []*frame.FrameDescriptionEntry) {
 func parseTable(f *object, section string, base, at uint64) ([]*frame.FrameDescriptionEntry, error) {
 	data, err := f.section(section).all()
 	if err == nil && (len(data) == 0 || len(data) > maxTable) {
-		return nil, errNoRule
+		return nil, nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", section, err)
@@ -145,10 +127,6 @@ func parseTable(f *object, section string, base, at uint64) ([]*frame.FrameDescr
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", section, err)
 	}
-	if len(all) == 0 {
-		return nil, errNoRule
-	}
-	slices.SortFunc(all, func(a, b *frame.FrameDescriptionEntry) int { return cmp.Compare(a.Begin(), b.Begin()) })
 	return all, nil
 }
 
@@ -219,19 +197,11 @@ func (t searchTable) at(i int) (begin, entry uint64) {
 
 // find gives the address of the last entry that begins at or before pc.
 func (t searchTable) find(pc uint64) (entry uint64, ok bool) {
-	lo, hi := 0, len(t.pairs)/8
-	for lo < hi {
-		mid := int(uint(lo+hi) / 2)
-		if begin, _ := t.at(mid); begin <= pc {
-			lo = mid + 1
-		} else {
-			hi = mid
-		}
-	}
-	if lo == 0 {
+	i := sort.Search(len(t.pairs)/8, func(i int) bool { begin, _ := t.at(i); return begin > pc })
+	if i == 0 {
 		return 0, false
 	}
-	_, entry = t.at(lo - 1)
+	_, entry = t.at(i - 1)
 	return entry, true
 }
 
@@ -253,19 +223,18 @@ func (p *process) readRule(at, pc uint64) (rule, error) {
 func (p *process) readEntry(at uint64) ([]byte, error) {
 	// Most entries are this short, which saves a second read.
 	var short [64]byte
-	if err := p.mem.read(at, short[:]); err != nil {
-		if err := p.mem.read(at, short[:8]); err != nil {
-			return nil, err
-		}
+	got, err := p.mem.ReadMemory(short[:], at)
+	if got < 8 {
+		return nil, err
 	}
 	n := uint64(binary.LittleEndian.Uint32(short[:])) + 4
 	if n < 8 || n > maxEntry {
 		return nil, fmt.Errorf("unwind entry at %#x: length %d", at, n)
 	}
-	if n <= uint64(len(short)) {
-		return short[:n], p.mem.read(at, short[:n])
+	if n <= uint64(got) {
+		return short[:n], nil
 	}
-	return p.mem.bytes(at, int(n))
+	return memory.Bytes(p.mem, at, int(n))
 }
 
 // parseRule parses an entry at address at, given with its CIE.
@@ -292,30 +261,11 @@ func parseRule(cie, fde []byte, at, pc uint64) (r rule, err error) {
 	if len(entries) != 1 || !entries[0].Cover(pc) {
 		return rule{}, errNoRule
 	}
-	r, err = newRule(entries[0])
-	r.signal = signalAugmentation(cie)
-	return r, err
+	// The letters as they were.
+	letters, _, _ := bytes.Cut(cie[9:], []byte{0})
+	return rule{fde: entries[0], signal: bytes.IndexByte(letters, 'S') >= 0}, nil
 }
 
-func signalAugmentation(cie []byte) bool {
-	for _, c := range cie[9:] {
-		if c == 0 {
-			return false
-		}
-		if c == 'S' {
-			return true
-		}
-	}
-	return false
-}
-
-// newRule makes the instructions such as delve runs them rightly.
-func newRule(fde *frame.FrameDescriptionEntry) (rule, error) {
-	program, err := normalise(fde.CIE, fde.Instructions)
-	if err != nil {
-		return rule{}, err
-	}
-	copied := *fde
-	copied.Instructions = program
-	return rule{fde: &copied, signal: slices.Contains([]byte(fde.CIE.Augmentation), 'S')}, nil
+func newRule(fde *frame.FrameDescriptionEntry) rule {
+	return rule{fde: fde, signal: strings.Contains(fde.CIE.Augmentation, "S")}
 }

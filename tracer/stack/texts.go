@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"slices"
+	"strings"
 
 	"whosefd/tracer/event"
 	"whosefd/tracer/procview"
@@ -88,62 +89,34 @@ func (p *process) namesBehind(s Snapshot, frames []callFrame, names []string) ma
 	for _, n := range names {
 		size = max(size, len(n)+1)
 	}
-	var inStack, elsewhere, atEdge []uint64
+	found := map[uint64]string{}
 	seen := map[uint64]bool{}
-	var last procview.Mapping // neighbours often point into the same one
+	var in procview.Mapping // neighbours often point into the same one
+	b := make([]byte, size)
 	for i := range frames {
 		from, to := stackPart(s, frames, i)
 		for off := alignUp(from, s.StackStart); off+8 <= to; off += 8 {
 			ptr := binary.LittleEndian.Uint64(s.Stack[off:])
-			if ptr < 4096 || seen[ptr] {
+			if ptr < 4096 || seen[ptr] || len(seen) > maxGathered/size {
 				continue
 			}
-			if ptr < last.Start || ptr >= last.End {
+			if ptr < in.Start || ptr >= in.End {
 				m, ok := procview.FindMapping(p.maps, ptr)
 				if !ok {
 					continue
 				}
-				last = m
+				in = m
 			}
-			if last.Perms == "" || last.Perms[0] != 'r' {
+			if !strings.HasPrefix(in.Perms, "r") {
 				continue
 			}
 			seen[ptr] = true
-			switch {
-			case ptr >= s.StackStart && ptr < s.StackStart+uint64(len(s.Stack)):
-				inStack = append(inStack, ptr)
-			case last.End-ptr < uint64(size):
-				atEdge = append(atEdge, ptr)
-			default:
-				elsewhere = append(elsewhere, ptr)
+			n, _ := p.mem.ReadMemory(b[:min(in.End-ptr, uint64(size))], ptr) // less than asked for may be enough
+			for _, name := range names {
+				if n > len(name) && b[len(name)] == 0 && string(b[:len(name)]) == name {
+					found[ptr] = name
+				}
 			}
-		}
-	}
-	found := map[uint64]string{}
-	check := func(ptr uint64, b []byte) {
-		for _, n := range names {
-			if len(b) > len(n) && b[len(n)] == 0 && string(b[:len(n)]) == n {
-				found[ptr] = n
-			}
-		}
-	}
-	for _, ptr := range inStack {
-		check(ptr, s.Stack[ptr-s.StackStart:])
-	}
-	if limit := maxGathered / size; len(elsewhere) > limit {
-		elsewhere = elsewhere[:limit]
-	}
-	data := p.mem.gather(elsewhere, size)
-	for i, ptr := range elsewhere {
-		check(ptr, data[i*size:(i+1)*size])
-	}
-	for _, ptr := range atEdge[:min(len(atEdge), maxIovecs)] {
-		m, ok := procview.FindMapping(p.maps, ptr)
-		if !ok {
-			continue
-		}
-		if b, err := p.mem.bytes(ptr, int(min(m.End-ptr, uint64(size)))); err == nil {
-			check(ptr, b)
 		}
 	}
 	return found

@@ -8,6 +8,8 @@ import (
 
 	"github.com/go-delve/delve/pkg/dwarf/frame"
 	"github.com/go-delve/delve/pkg/dwarf/op"
+
+	"whosefd/tracer/memory"
 )
 
 // callFrame is one frame of the machine's stack; inlined ones are none.
@@ -29,26 +31,13 @@ type registerSet struct {
 // unwind walks from the innermost frame outwards. With an error the frames up
 // to there are right.
 func (p *process) unwind(start Regs, limit int) (frames []callFrame, err error) {
-	err = p.walk(start, limit, func(f callFrame, _ rule, _ *registerSet) bool {
-		frames = append(frames, f)
-		return true
-	})
-	return frames, err
-}
-
-// walk gives each frame, from the innermost outwards, with its unwind
-// information, whose fde is nil without, and its registers, until visit returns false.
-func (p *process) walk(start Regs, limit int, visit func(callFrame, rule, *registerSet) bool) error {
 	regs := registerSet{val: start.DWARF}
 	for i := range regs.known {
 		regs.known[i] = true
 	}
 	regs.val[regSP] = start.SP
 	pc, exact := start.PC, true
-	for n := 0; ; n++ {
-		if n == limit {
-			return fmt.Errorf("cut after %d frames", limit)
-		}
+	for len(frames) < limit {
 		f := callFrame{pc: pc, lookup: pc, sp: regs.val[regSP]}
 		if !exact {
 			f.lookup--
@@ -57,7 +46,6 @@ func (p *process) walk(start Regs, limit int, visit func(callFrame, rule, *regis
 		r, ruleErr := p.rule(f)
 		f.signal = r.signal
 		var up step
-		var err error
 		if bare, ok := p.sigreturn(f, ruleErr, regs); ok {
 			up, f.signal = bare, true
 		} else {
@@ -66,20 +54,19 @@ func (p *process) walk(start Regs, limit int, visit func(callFrame, rule, *regis
 		if err == nil && !up.end {
 			f.end = up.regs.val[regSP]
 		}
-		if !visit(f, r, &regs) || err == nil && up.end {
-			return nil
-		}
-		if err != nil {
-			return err
+		frames = append(frames, f)
+		if err != nil || up.end {
+			return frames, err
 		}
 		// Only a signal's frame may be on another stack; the innermost one, and one
 		// that a signal has interrupted, need not have used the stack.
 		grows := f.end > f.sp || exact && f.end == f.sp && up.pc != pc
 		if !f.signal && !grows {
-			return fmt.Errorf("frame at %#x: its caller's stack would be at %#x, not above %#x", pc, f.end, f.sp)
+			return frames, fmt.Errorf("frame at %#x: its caller's stack would be at %#x, not above %#x", pc, f.end, f.sp)
 		}
 		regs, pc, exact = up.regs, up.pc, f.signal
 	}
+	return frames, fmt.Errorf("cut after %d frames", limit)
 }
 
 // rule finds the unwind information of a frame.
@@ -127,20 +114,21 @@ func (p *process) caller(f callFrame, r rule, ruleErr error, regs registerSet) (
 // apply runs the unwind information for an address.
 func (p *process) apply(r rule, pc uint64, regs registerSet) (up step, err error) {
 	defer recovered(&err)
-	ctx, err := r.fde.EstablishFrame(pc)
+	w, err := rowAt(r.fde, pc)
 	if err != nil {
 		return step{}, err
 	}
+	returnReg := r.fde.CIE.ReturnAddressRegister
 	var cfa uint64
-	switch ctx.CFA.Rule {
+	switch w.cfa.Rule {
 	case frame.RuleCFA:
-		v, ok := regs.get(ctx.CFA.Reg)
+		v, ok := regs.get(w.cfa.Reg)
 		if !ok {
-			return step{}, fmt.Errorf("register %d is not known", ctx.CFA.Reg)
+			return step{}, fmt.Errorf("register %d is not known", w.cfa.Reg)
 		}
-		cfa = v + uint64(ctx.CFA.Offset)
+		cfa = v + uint64(w.cfa.Offset)
 	case frame.RuleExpression:
-		if cfa, err = p.expression(ctx.CFA.Expression, regs, nil); err != nil {
+		if cfa, err = p.expression(w.cfa.Expression, regs, nil); err != nil {
 			return step{}, err
 		}
 	default:
@@ -151,24 +139,25 @@ func (p *process) apply(r rule, pc uint64, regs registerSet) (up step, err error
 	up.regs.set(regSP, cfa)
 	var ra uint64
 	raKnown := false
-	if ctx.RetAddrReg < registers {
+	if returnReg < registers {
 		// Without a rule the return address is still in its register (arm64).
-		ra, raKnown = regs.get(ctx.RetAddrReg)
+		ra, raKnown = regs.get(returnReg)
 	}
-	for reg, rl := range ctx.Regs {
-		if reg >= registers {
-			continue // vector registers and the like
+	for i, rl := range w.regs {
+		if !w.has[i] {
+			continue
 		}
+		reg := uint64(i)
 		v, known, err := p.restored(rl, reg, cfa, regs)
 		if err != nil {
-			if reg != ctx.RetAddrReg {
+			if reg != returnReg {
 				up.regs.known[reg] = false
 				continue
 			}
 			return step{}, fmt.Errorf("return address: %w", err)
 		}
 		up.regs.val[reg], up.regs.known[reg] = v, known
-		if reg == ctx.RetAddrReg {
+		if reg == returnReg {
 			ra, raKnown = v, known
 		}
 	}
@@ -176,10 +165,10 @@ func (p *process) apply(r rule, pc uint64, regs registerSet) (up step, err error
 		return step{end: true}, nil // so do _start and clone mark the outermost frame
 	}
 	up.pc = ra
-	if !r.signal && ctx.RetAddrReg < registers {
+	if !r.signal && returnReg < registers {
 		// The call has overwritten it: a caller that has not saved its own return
 		// address cannot be unwound.
-		up.regs.known[ctx.RetAddrReg] = false
+		up.regs.known[returnReg] = false
 	}
 	return up, nil
 }
@@ -202,7 +191,7 @@ func (p *process) restored(r frame.DWRule, reg, cfa uint64, regs registerSet) (v
 		v, known = regs.get(reg)
 		return v, known, nil
 	case frame.RuleOffset:
-		v, err = p.mem.word(cfa + uint64(r.Offset))
+		v, err = memory.Word(p.mem, cfa+uint64(r.Offset))
 	case frame.RuleValOffset:
 		v = cfa + uint64(r.Offset)
 	case frame.RuleRegister:
@@ -210,7 +199,7 @@ func (p *process) restored(r frame.DWRule, reg, cfa uint64, regs registerSet) (v
 		return v, known, nil
 	case frame.RuleExpression:
 		if v, err = p.expression(r.Expression, regs, &cfa); err == nil {
-			v, err = p.mem.word(v)
+			v, err = memory.Word(p.mem, v)
 		}
 	case frame.RuleValExpression:
 		v, err = p.expression(r.Expression, regs, &cfa)
@@ -241,10 +230,7 @@ func (p *process) expression(program []byte, regs registerSet, cfa *uint64) (uin
 	}
 	set := op.NewDwarfRegisters(0, list, binary.LittleEndian, regPC, regSP, regFP, regRA)
 	v, pieces, err := op.ExecuteStackProgram(*set, program, 8, func(b []byte, addr uint64) (int, error) {
-		if err := p.mem.read(addr, b); err != nil {
-			return 0, err
-		}
-		return len(b), nil
+		return p.mem.ReadMemory(b, addr)
 	})
 	if err == nil && pieces != nil {
 		err = errors.New("not a value")
@@ -270,11 +256,11 @@ func (p *process) guess(f callFrame, regs registerSet) (step, error) {
 	if !ok || fp < f.sp || fp%8 != 0 || fp-f.sp > 1<<20 {
 		return step{}, errLost
 	}
-	saved, err := p.mem.word(fp)
+	saved, err := memory.Word(p.mem, fp)
 	if err != nil {
 		return step{}, err
 	}
-	ra, err := p.mem.word(fp + 8)
+	ra, err := memory.Word(p.mem, fp+8)
 	if err != nil {
 		return step{}, err
 	}

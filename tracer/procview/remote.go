@@ -21,7 +21,7 @@ import (
 
 // localTypes are the file systems (proc_pid_mountinfo(5), field 9) that the
 // kernel itself has the content of, in memory or on a device. Every other one is
-// served: another program or another machine has to answer, and need not.
+// remote: another program or another machine has to answer, and need not.
 // overlay counts as local, although its layers can be anything.
 var localTypes = map[string]bool{
 	"bcachefs": true, "bdev": true, "binfmt_misc": true, "bpf": true, "btrfs": true, "cgroup": true, "cgroup2": true,
@@ -35,9 +35,10 @@ var localTypes = map[string]bool{
 
 // mount is a line of mountinfo.
 type mount struct {
-	id     uint64
-	dev    uint64 // makedev(3) encoding
-	fsType string
+	id            uint64
+	dev           uint64 // makedev(3) encoding
+	fsType        string
+	point, source string
 }
 
 // maxMounts bounds how many mounts are kept of one process.
@@ -67,12 +68,36 @@ func parseMounts(b []byte) []mount {
 		if err != nil || err2 != nil {
 			continue
 		}
-		mounts = append(mounts, mount{id, decode.Makedev(uint32(major), uint32(minor)), string(fields[dash+1])})
+		m := mount{id: id, dev: decode.Makedev(uint32(major), uint32(minor)), fsType: string(fields[dash+1]), point: unoctal(fields[4])}
+		if dash+2 < len(fields) {
+			m.source = unoctal(fields[dash+2])
+		}
+		mounts = append(mounts, m)
 		if len(mounts) == maxMounts {
 			break
 		}
 	}
 	return mounts
+}
+
+// unoctal undoes the escapes of mountinfo: blanks, tabs, newlines and
+// backslashes are \ and three octal digits.
+func unoctal(b []byte) string {
+	if !bytes.ContainsRune(b, '\\') {
+		return string(b)
+	}
+	var out []byte
+	for i := 0; i < len(b); i++ {
+		if b[i] == '\\' && i+3 < len(b) {
+			if n, err := strconv.ParseUint(string(b[i+1:i+4]), 8, 8); err == nil {
+				out = append(out, byte(n))
+				i += 3
+				continue
+			}
+		}
+		out = append(out, b[i])
+	}
+	return string(out)
 }
 
 // mountTable remembers the mounts of some processes for a moment.
@@ -108,7 +133,7 @@ func (v *View) mountsOf(pid event.PID) []mount {
 		b, err = v.read(os.Getpid(), "mountinfo")
 	}
 	if err != nil {
-		b = nil // it has ended, or may not be looked at: what is not known is taken for served
+		b = nil // it has ended, or may not be looked at: what is not known is taken for remote
 	}
 	if m.of == nil || len(m.of) >= maxLists {
 		m.of = map[event.PID]processMounts{}
@@ -133,10 +158,10 @@ var memoryDevice = sync.OnceValue(func() uint64 {
 	return decode.Makedev(st.Dev_major, st.Dev_minor)
 })
 
-// served says whether pages and attributes of a file system may have to come
+// remote says whether pages and attributes of a file system may have to come
 // from another program or machine. It is known by the id of a mount (0: not
-// known) or by its device, as a process sees it; what is not known may be served.
-func (v *View) served(pid event.PID, id, dev uint64) bool {
+// known) or by its device, as a process sees it; what is not known may be remote.
+func (v *View) remote(pid event.PID, id, dev uint64) bool {
 	if !v.facts().proc {
 		return false // fixtures
 	}
@@ -161,37 +186,37 @@ func (v *View) fsType(pid event.PID, id, dev uint64) (string, bool) {
 	return "", false
 }
 
-// ServedDevice says whether the pages of files on a device, as a process sees
+// RemoteDevice says whether the pages of files on a device, as a process sees
 // it, may have to come from another program or machine.
-func (v *View) ServedDevice(pid event.PID, dev uint64) bool { return v.served(pid, 0, dev) }
+func (v *View) RemoteDevice(pid event.PID, dev uint64) bool { return v.remote(pid, 0, dev) }
 
-// Served gives those of a process's mappings whose pages may have to come from
+// Remote gives those of a process's mappings whose pages may have to come from
 // another program or machine: touching one of them can take for ever.
-func (v *View) Served(pid event.PID, maps []Mapping) []Mapping {
-	var served []Mapping
-	last, lastServed := uint64(0), false
+func (v *View) Remote(pid event.PID, maps []Mapping) []Mapping {
+	var remote []Mapping
+	last, lastRemote := uint64(0), false
 	for _, m := range maps {
 		if m.Ino == 0 || m.Path == "" || m.Path[0] != '/' {
 			continue // no file, or one without a name
 		}
 		if m.Dev != last {
-			last, lastServed = m.Dev, v.served(pid, 0, m.Dev)
+			last, lastRemote = m.Dev, v.remote(pid, 0, m.Dev)
 		}
-		if lastServed {
-			served = append(served, m)
+		if lastRemote {
+			remote = append(remote, m)
 		}
 	}
-	return served
+	return remote
 }
 
-// servedAnywhere says whether a process sees a file system that is served.
-func (v *View) servedAnywhere(pid event.PID) bool {
+// remoteAnywhere says whether a process sees a file system that is remote.
+func (v *View) remoteAnywhere(pid event.PID) bool {
 	mounts := v.mountsOf(pid)
 	return len(mounts) == 0 || slices.ContainsFunc(mounts, func(m mount) bool { return !localTypes[m.fsType] })
 }
 
-// servedFile is served for an open file.
-func (v *View) servedFile(pid event.PID, fd int) (served bool, dev uint64) {
+// remoteFile is remote for an open file.
+func (v *View) remoteFile(pid event.PID, fd int) (remote bool, dev uint64) {
 	var st unix.Statx_t
 	if statx(fd, "", unix.AT_EMPTY_PATH, statMask|unix.STATX_MNT_ID, &st) != nil {
 		return true, 0
@@ -201,7 +226,7 @@ func (v *View) servedFile(pid event.PID, fd int) (served bool, dev uint64) {
 	if st.Mask&unix.STATX_MNT_ID == 0 { // before Linux 5.8
 		id = 0
 	}
-	return v.served(pid, id, dev), dev
+	return v.remote(pid, id, dev), dev
 }
 
 // isProcfs says whether an open file is on a proc file system.
@@ -237,8 +262,8 @@ func (v *View) lookup(pid event.PID, dir int, name string, flags int) (int, erro
 	default:
 		return -1, err
 	}
-	served, dev := v.servedFile(pid, dir)
-	if !served {
+	remote, dev := v.remoteFile(pid, dir)
+	if !remote {
 		return openat(dir, name, flags)
 	}
 	got, err := v.Asker.ask(question{what: askOpen, fd: dir, flags: uint64(flags), name: name, dev: dev})
@@ -247,8 +272,8 @@ func (v *View) lookup(pid event.PID, dir int, name string, flags int) (int, erro
 
 // text gives the text of a link that is open (O_PATH|O_NOFOLLOW).
 func (v *View) text(pid event.PID, link int) (string, error) {
-	served, dev := v.servedFile(pid, link)
-	if !served {
+	remote, dev := v.remoteFile(pid, link)
+	if !remote {
 		return readlinkat(link, "")
 	}
 	got, err := v.Asker.ask(question{what: askReadlink, fd: link, dev: dev})
@@ -261,7 +286,7 @@ const anyFile = ^uint64(0)
 // OpenInRoot opens a name as it is below a process's root directory, with O_PATH,
 // following no magic links. It does not wait for anybody.
 func (v *View) OpenInRoot(pid event.PID, name string) (int, error) {
-	root, err := openat(unix.AT_FDCWD, v.path(int(pid), "root"), oPath|unix.O_DIRECTORY)
+	root, err := openat(unix.AT_FDCWD, v.live(pid, "root"), oPath|unix.O_DIRECTORY)
 	if err != nil {
 		return -1, fmt.Errorf("root of pid %d: %w", pid, gone(err))
 	}
@@ -270,7 +295,7 @@ func (v *View) OpenInRoot(pid event.PID, name string) (int, error) {
 	const within = unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS
 	fd, err := openHow(root, name, oPath, within|resolveCached)
 	if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINVAL) {
-		if v.servedAnywhere(pid) {
+		if v.remoteAnywhere(pid) {
 			var got answer
 			got, err = v.Asker.ask(question{what: askOpen, fd: root, flags: oPath, resolve: within, name: name, dev: anyFile})
 			fd = got.fd
@@ -287,98 +312,24 @@ func (v *View) OpenInRoot(pid event.PID, name string) (int, error) {
 	return fd, nil
 }
 
-// OpenRegular opens for reading what an O_PATH descriptor stands for, if it is a
-// regular file, and of inode ino unless that is 0; it closes the descriptor.
-// Anything else could block, or lose somebody's data. Of a file that may have
-// to be asked for it gives a copy.
-func (v *View) OpenRegular(pid event.PID, fd int, ino uint64) (*os.File, error) {
-	defer unix.Close(fd)
-	var st unix.Statx_t
-	if err := statx(fd, "", unix.AT_EMPTY_PATH, statMask, &st); err != nil {
-		return nil, fmt.Errorf("statx: %w", err)
-	}
-	if st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return nil, errors.New("not a regular file")
-	}
-	if ino != 0 && st.Ino != ino {
-		return nil, ErrOtherFile
-	}
-	if served, dev := v.servedFile(pid, fd); served {
-		return v.copied(fd, dev)
-	}
-	got, err := reopen(fd)
-	if err != nil {
-		return nil, err
-	}
-	return os.NewFile(uintptr(got), "file"), nil
-}
-
-// copied gives a copy of a served file. The first questions are short ones:
-// most that do not answer do not answer these.
-func (v *View) copied(fd int, dev uint64) (*os.File, error) {
-	opened, err := v.Asker.ask(question{what: askReopen, fd: fd, dev: dev})
-	if err == nil {
-		defer opened.closed()
-		_, err = v.Asker.ask(question{what: askRead, fd: opened.fd, size: 1, dev: dev})
-	}
-	var content answer
-	if err == nil {
-		content, err = v.Asker.ask(question{what: askCopy, fd: opened.fd, dev: dev})
-	}
-	if err != nil {
-		return nil, fmt.Errorf("copy a file of another program's file system: %w", err)
-	}
-	return os.NewFile(uintptr(content.fd), "copy"), nil
-}
-
 // ErrOtherFile says that a name leads to another file than it did.
 var ErrOtherFile = errors.New("another file has its name now")
 
-// Memory is a process's memory, by /proc/PID/mem.
-type Memory struct {
-	v      *View
-	f      *os.File
-	served []Mapping
-}
-
-// OpenMemory opens a process's memory. That takes the right to trace it
-// (PTRACE_MODE_ATTACH in ptrace(2)). The memory stays that of the program that runs now: if the
-// process starts another, reading ends.
-func (v *View) OpenMemory(pid event.PID, maps []Mapping) (*Memory, error) {
-	f, err := os.Open(v.path(int(pid), "mem"))
+// OpenFile opens a file of a process's folder, one of the kernel's own, for reading.
+func (v *View) OpenFile(pid event.PID, name string) (*os.File, error) {
+	f, err := os.Open(v.live(pid, name))
 	if err != nil {
-		return nil, fmt.Errorf("memory of pid %d: %w", pid, gone(noteScarce(err)))
+		return nil, gone(noteScarce(err))
 	}
-	return &Memory{v, f, v.Served(pid, maps)}, nil
+	return f, nil
 }
 
-// Close closes it.
-func (m *Memory) Close() error { return m.f.Close() }
-
-// Touches says whether reading there may take asking somebody.
-func (m *Memory) Touches(addr uint64, n int) bool {
-	_, touches := m.touched(addr, n)
-	return touches
-}
-
-func (m *Memory) touched(addr uint64, n int) (dev uint64, ok bool) {
-	for _, s := range m.served {
-		if addr < s.End && s.Start < addr+uint64(n) {
-			return s.Dev, true
-		}
-	}
-	return 0, false
-}
-
-// ReadAt implements [io.ReaderAt]. It does not wait for a file whose file system
-// does not answer; the error is then [unix.ETIMEDOUT].
-func (m *Memory) ReadAt(b []byte, at int64) (int, error) {
-	dev, touches := m.touched(uint64(at), len(b))
-	if !touches {
-		return m.f.ReadAt(b, at)
-	}
-	for n := 0; n < len(b); {
-		got, err := m.v.Asker.ask(question{what: askRead, fd: int(m.f.Fd()), offset: uint64(at) + uint64(n),
+// ReadRemote reads an open file, such as a process's memory, at an offset, where
+// that may take an answer by the file system dev. It does not wait for
+// one that does not answer; the error is then [unix.ETIMEDOUT].
+func (v *View) ReadRemote(f *os.File, b []byte, at, dev uint64) (n int, err error) {
+	for n < len(b) {
+		got, err := v.Asker.ask(question{what: askRead, fd: int(f.Fd()), offset: at + uint64(n),
 			size: uint32(min(len(b)-n, maxAnswer)), dev: dev})
 		if err == nil && len(got.data) == 0 {
 			err = io.ErrUnexpectedEOF
@@ -388,5 +339,5 @@ func (m *Memory) ReadAt(b []byte, at int64) (int, error) {
 		}
 		n += copy(b[n:], got.data)
 	}
-	return len(b), nil
+	return n, nil
 }
