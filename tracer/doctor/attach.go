@@ -7,6 +7,7 @@ import (
 	"math/bits"
 	"os"
 	"os/user"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -70,7 +71,7 @@ func ExplainAttach(v *procview.View, pid event.PID, cause error) error {
 	return explainAttach(v, event.PID(os.Getpid()), pid, cause)
 }
 
-func explainAttach(v *procview.View, self, pid event.PID, cause error) error {
+func explainAttach(v *procview.View, self, pid event.PID, cause error) *AttachError {
 	e := &AttachError{PID: pid, Cause: cause}
 	w, err := lookAround(v, self, pid)
 	if err != nil {
@@ -79,20 +80,22 @@ func explainAttach(v *procview.View, self, pid event.PID, cause error) error {
 		}
 		return e
 	}
-	e.Comm = event.Text(w.target.comm)
+	e.Comm = w.target.Name
 	switch {
 	case errors.Is(cause, unix.EPERM), errors.Is(cause, unix.EACCES):
-		e.Reason, e.Remedy = w.whyNotPermitted()
+		if !w.nothing(e) {
+			e.Reason, e.Remedy = w.whyNotPermitted()
+		}
 	case errors.Is(cause, unix.ESRCH):
 		e.Reason = "it ended meanwhile"
-		if w.target.state == 'Z' {
-			e.Reason, e.Remedy = w.zombie()
+		if w.target.State == "Z" {
+			e.Reason = w.zombie()
 		}
 	case errors.Is(cause, unix.EIO), errors.Is(cause, unix.ENOSYS):
 		e.Reason = "this kernel, or the sandbox that plays one, has no PTRACE_SEIZE"
 		e.Remedy = "use Linux 5.3 or newer"
 	case errors.Is(cause, unix.EBUSY):
-		if w.target.tracer != 0 {
+		if w.target.TracerPid != 0 {
 			e.Reason, e.Remedy = w.traced()
 		}
 	}
@@ -129,7 +132,7 @@ func explainLaunch(w *world, cause error) error {
 // yamaRefuses says why Yama lets us trace nobody, or only programs that we
 // launch; "" if it does not mind.
 func (w *world) yamaRefuses() (reason, remedy string) {
-	hasCap := w.me.capEff&(1<<unix.CAP_SYS_PTRACE) != 0
+	hasCap := w.me.CapEff&(1<<unix.CAP_SYS_PTRACE) != 0
 	switch {
 	case w.yama >= 3:
 		return "Yama forbids all tracing (kernel.yama.ptrace_scope = 3)",
@@ -147,7 +150,7 @@ func (w *world) yamaRefuses() (reason, remedy string) {
 // gone explains a pid that does not exist.
 func gone(v *procview.View, self event.PID) (reason, remedy string) {
 	remedy = "'whosefd ps' lists the debuggers"
-	if me, err := readTask(v, self); err == nil && len(me.nspid) > 0 && inContainer(v) != "" {
+	if me, err := readTask(v, self); err == nil && len(me.NSpid) > 0 && inContainer(v) != "" {
 		return "there is no such process in this container", "pids count as seen from inside it; " + remedy
 	}
 	return "there is no such process, or no longer", remedy
@@ -168,22 +171,17 @@ func Refuse(v *procview.View, self, pid event.PID) error {
 		}
 		return nil // it can't be looked at; the attach will tell
 	}
-	e.Comm = event.Text(w.target.comm)
+	e.Comm = w.target.Name
 	switch t := &w.target; {
-	case t.tgid == self:
-		e.Reason = "that is whosefd itself"
-	case t.tgid != 0 && t.tgid != pid:
-		e.Reason = fmt.Sprintf("%d is a thread of process %d", pid, t.tgid)
-		e.Remedy = fmt.Sprintf("name the process: -p %d", t.tgid)
-	case t.state == 'Z' || t.state == 'X':
-		e.Reason, e.Remedy = w.zombie()
-	case t.kthread:
-		e.Reason = "it is a kernel thread"
-	case t.tracer != 0:
+	case t.Tgid != 0 && t.Tgid != pid && t.Tgid != self:
+		e.Reason = fmt.Sprintf("%d is a thread of process %d", pid, t.Tgid)
+		e.Remedy = fmt.Sprintf("name the process: -p %d", t.Tgid)
+	case w.nothing(e):
+	case t.TracerPid != 0:
 		e.Reason, e.Remedy = w.traced()
 	default:
-		victim, err := tracesUs(v, self, pid)
-		if err != nil || victim == 0 {
+		victim := tracesUs(v, self, pid)
+		if victim == 0 {
 			return nil
 		}
 		e.Reason = fmt.Sprintf("it traces pid %d, a parent of whosefd", victim)
@@ -203,58 +201,60 @@ func RefuseLook(v *procview.View, self, pid event.PID) error {
 	if err != nil {
 		return nil // looking will tell
 	}
-	e := &AttachError{PID: pid, Comm: event.Text(w.target.comm), Cause: ErrRefused}
-	switch t := &w.target; {
-	case t.tgid == self:
-		e.Reason = "that is whosefd itself"
-	case t.state == 'Z' || t.state == 'X':
-		if tids, err := v.Threads(pid); err == nil && len(tids) > 1 {
-			return nil // only its first thread has ended
-		}
-		e.Reason, e.Remedy = w.zombie()
-	case t.kthread:
-		e.Reason = "it is a kernel thread"
-	default:
+	if tids, err := v.Threads(pid); err == nil && len(tids) > 1 && w.target.Ended() {
+		return nil // only its first thread has ended
+	}
+	e := &AttachError{PID: pid, Comm: w.target.Name, Cause: ErrRefused}
+	if !w.nothing(e) {
 		return nil
 	}
 	return e
 }
 
-// maxChain bounds a chain of parents and tracers, which could change under us.
-const maxChain = 4096
+// nothing says whether the target is one of which there is nothing to be seen,
+// and why in e.
+func (w *world) nothing(e *AttachError) bool {
+	switch t := &w.target; {
+	case t.Tgid == w.me.Tgid && t.Tgid != 0:
+		e.Reason = "that is whosefd itself"
+	case t.Ended():
+		e.Reason = w.zombie()
+	case t.Kthread:
+		e.Reason = "it is a kernel thread"
+	default:
+		return false
+	}
+	return true
+}
 
 // tracesUs looks for pid among the tracers of self and its parents, and the
-// tracers of those. It gives the process at the end of that chain: self or the
-// parent; 0 for none.
-func tracesUs(v *procview.View, self, pid event.PID) (event.PID, error) {
-	type link struct{ pid, victim event.PID }
-	var todo []link
-	for p, n := self, 0; p > 0 && n < maxChain; n++ {
-		todo = append(todo, link{p, p})
+// tracers of those. It gives the one of self and its parents that is so traced; 0 for none.
+func tracesUs(v *procview.View, self, pid event.PID) event.PID {
+	seen := map[event.PID]bool{}
+	var traced func(event.PID) bool
+	traced = func(by event.PID) bool {
+		return slices.ContainsFunc(tracers(v, by), func(tracer event.PID) bool {
+			if tracer == pid {
+				return true
+			}
+			again := seen[tracer]
+			seen[tracer] = true
+			return !again && traced(tracer)
+		})
+	}
+	family := map[event.PID]bool{}
+	for p := self; p > 0 && !family[p]; {
+		if traced(p) {
+			return p
+		}
+		family[p] = true
 		t, err := readTask(v, p)
 		if err != nil {
-			break
+			return 0
 		}
-		p = t.ppid
+		p = t.PPid
 	}
-	if len(todo) == 0 {
-		return 0, fmt.Errorf("read parents of process %d", self)
-	}
-	seen := make(map[event.PID]bool)
-	for len(todo) > 0 && len(seen) < maxChain {
-		next := todo[0]
-		todo = todo[1:]
-		for _, tracer := range tracers(v, next.pid) {
-			if tracer == pid {
-				return next.victim, nil
-			}
-			if !seen[tracer] {
-				seen[tracer] = true
-				todo = append(todo, link{tracer, next.victim})
-			}
-		}
-	}
-	return 0, nil
+	return 0
 }
 
 // tracers are the processes that trace any thread of pid.
@@ -265,13 +265,13 @@ func tracers(v *procview.View, pid event.PID) []event.PID {
 	}
 	var found []event.PID
 	for _, tid := range threads {
-		t, err := readThread(v, pid, tid)
-		if err != nil || t.tracer == 0 {
+		t, err := v.Status(pid, tid)
+		if err != nil || t.TracerPid == 0 {
 			continue
 		}
 		// TracerPid names a thread of the tracer.
-		tracer := event.PID(t.tracer)
-		if tgid, err := v.TGID(t.tracer); err == nil && tgid != 0 {
+		tracer := event.PID(t.TracerPid)
+		if tgid, err := v.TGID(t.TracerPid); err == nil && tgid != 0 {
 			tracer = tgid
 		}
 		found = append(found, tracer)
@@ -302,37 +302,36 @@ func lookAround(v *procview.View, self, pid event.PID) (*world, error) {
 		return nil, fmt.Errorf("read status of process %d: %w", self, err)
 	}
 	w := &world{me: me, target: target, yama: yamaScope(v), container: inContainer(v), label: securityLabel(v, self)}
-	if target.tracer != 0 {
-		if tgid, err := v.TGID(target.tracer); err == nil {
+	if target.TracerPid != 0 {
+		if tgid, err := v.TGID(target.TracerPid); err == nil {
 			if t, err := readTask(v, tgid); err == nil {
 				w.tracer = &t
 			}
 		}
 	}
-	if p, err := readTask(v, target.ppid); err == nil {
+	if p, err := readTask(v, target.PPid); err == nil {
 		w.parent = &p
 	}
-	w.myNS, w.targetNS = userNamespace(v, self), userNamespace(v, pid)
+	w.myNS, w.targetNS = v.Namespace(self, "user"), v.Namespace(pid, "user")
 	w.initialNS = fullIDMap(v, self)
 	return w, nil
 }
 
-func (w *world) zombie() (reason, remedy string) {
-	reason = "it has ended"
-	if w.target.state == 'Z' && w.parent != nil {
-		reason = fmt.Sprintf("it has ended, and its parent %s (pid %d) has not collected it yet (a zombie)", clean(w.parent.comm), w.parent.pid)
+func (w *world) zombie() string {
+	if w.target.State == "Z" && w.parent != nil {
+		return fmt.Sprintf("it has ended, and its parent %s (pid %d) has not collected it yet (a zombie)", clean(string(w.parent.Name)), w.parent.pid)
 	}
-	return reason, ""
+	return "it has ended"
 }
 
 func (w *world) traced() (reason, remedy string) {
 	if w.tracer == nil {
-		return fmt.Sprintf("it is already traced by thread %d", w.target.tracer), "end that tracer first: a process has at most one"
+		return fmt.Sprintf("it is already traced by thread %d", w.target.TracerPid), "end that tracer first: a process has at most one"
 	}
 	if w.tracer.pid == w.me.pid {
 		return "this whosefd traces it already", ""
 	}
-	return fmt.Sprintf("it is already traced by %s (pid %d)", clean(w.tracer.comm), w.tracer.pid),
+	return fmt.Sprintf("it is already traced by %s (pid %d)", clean(string(w.tracer.Name)), w.tracer.pid),
 		"detach or end that one first: a process has at most one tracer"
 }
 
@@ -341,18 +340,10 @@ func (w *world) traced() (reason, remedy string) {
 // security/commoncap.c, yama_ptrace_access_check in security/yama/yama_lsm.c.
 func (w *world) whyNotPermitted() (reason, remedy string) {
 	me, t := &w.me, &w.target
-	switch {
-	case t.kthread:
-		return "it is a kernel thread: it has no descriptors and no memory of its own", ""
-	case t.tgid == me.tgid && t.tgid != 0:
-		return "that is whosefd itself", ""
-	case t.state == 'Z' || t.state == 'X':
-		return w.zombie()
-	case t.tracer != 0:
+	if t.TracerPid != 0 {
 		return w.traced()
 	}
-
-	hasCap := me.capEff&(1<<unix.CAP_SYS_PTRACE) != 0
+	hasCap := me.CapEff&(1<<unix.CAP_SYS_PTRACE) != 0
 	otherNS := w.myNS != 0 && w.targetNS != w.myNS && !w.initialNS
 	if !hasCap || otherNS {
 		if reason := w.otherOwner(); reason != "" {
@@ -362,11 +353,11 @@ func (w *world) whyNotPermitted() (reason, remedy string) {
 			}
 			return reason, w.elevate()
 		}
-		if t.owner >= 0 && t.owner != t.uid[1] {
+		if t.owner >= 0 && t.owner != t.UID[1] {
 			return "the kernel keeps it from being looked into: it is a program with set-user-ID or file capabilities, " +
 				"its file can't be read, or it asked for that with prctl(PR_SET_DUMPABLE)", w.elevate()
 		}
-		if more := t.capPrm &^ me.capPrm; more != 0 {
+		if more := t.CapPrm &^ me.CapPrm; more != 0 {
 			return "it has capabilities that whosefd has not: " + capNames(more), w.elevate()
 		}
 	}
@@ -375,7 +366,7 @@ func (w *world) whyNotPermitted() (reason, remedy string) {
 			return reason, remedy
 		}
 	}
-	if me.seccomp == 2 {
+	if me.Seccomp == 2 {
 		return "users and capabilities fit, but whosefd runs under a seccomp filter, as in a container or sandbox, which probably refuses ptrace",
 			containerRemedy
 	}
@@ -394,16 +385,16 @@ const containerRemedy = "run the container with --cap-add=SYS_PTRACE (and, with 
 func (w *world) otherOwner() string {
 	me, t := &w.me, &w.target
 	for i := range 3 {
-		if t.uid[i] != me.uid[0] {
-			if t.uid[0] == me.uid[0] {
-				return fmt.Sprintf("pid %d is yours, but runs a set-user-ID program as %s", t.pid, userName(t.uid[1]))
+		if t.UID[i] != me.UID[0] {
+			if t.UID[0] == me.UID[0] {
+				return fmt.Sprintf("pid %d is yours, but runs a set-user-ID program as %s", t.pid, userName(t.UID[1]))
 			}
-			return fmt.Sprintf("pid %d belongs to %s", t.pid, userName(t.uid[1]))
+			return fmt.Sprintf("pid %d belongs to %s", t.pid, userName(t.UID[1]))
 		}
 	}
 	for i := range 3 {
-		if t.gid[i] != me.gid[0] {
-			return fmt.Sprintf("pid %d runs with another group id (%d)", t.pid, t.gid[i])
+		if t.GID[i] != me.GID[0] {
+			return fmt.Sprintf("pid %d runs with another group id (%d)", t.pid, t.GID[i])
 		}
 	}
 	return ""
@@ -412,11 +403,11 @@ func (w *world) otherOwner() string {
 // elevate is how we get CAP_SYS_PTRACE.
 func (w *world) elevate() string {
 	switch {
-	case w.me.uid[1] == 0 && w.container != "":
+	case w.me.UID[1] == 0 && w.container != "":
 		return "give the container the capability: --cap-add=SYS_PTRACE"
-	case w.me.uid[1] == 0:
+	case w.me.UID[1] == 0:
 		return "root here lacks CAP_SYS_PTRACE: run whosefd where it is not taken away"
-	case w.me.noNewPrivs:
+	case w.me.NoNewPrivs:
 		return "run as root, from a shell without no_new_privs: sudo does not work in this one"
 	}
 	return "run with sudo"

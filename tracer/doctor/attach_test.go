@@ -105,9 +105,9 @@ func TestExplainLaunch(t *testing.T) {
 		{2, true, unix.EPERM, "operation not permitted"},
 		{3, true, unix.EPERM, "operation not permitted: Yama forbids all tracing (kernel.yama.ptrace_scope = 3); only a restart of the machine takes that back: a recording made elsewhere can be explained here"},
 	} {
-		w := &world{yama: test.scope, me: task{uid: [4]int{1000, 1000, 1000, 1000}}}
+		w := &world{yama: test.scope, me: task{Status: procview.Status{UID: [4]int{1000, 1000, 1000, 1000}}}}
 		if test.cap {
-			w.me.capEff = 1 << unix.CAP_SYS_PTRACE
+			w.me.CapEff = 1 << unix.CAP_SYS_PTRACE
 		}
 		if err := explainLaunch(w, test.cause); err.Error() != test.want || !errors.Is(err, test.cause) {
 			t.Errorf("scope %d, capability %v: %q, want %q", test.scope, test.cap, err, test.want)
@@ -188,7 +188,7 @@ func TestExplainAttach(t *testing.T) {
 		{"kernel thread", func(p *proc) { p.task(20, "kworker/0:1", map[string]string{"Kthread": "1", "VmSize": ""}) }, unix.EPERM,
 			"kworker/0:1 (pid 20): operation not permitted: it is a kernel thread…"},
 		{"kernel thread of an old kernel", func(p *proc) {
-			p.write("20/status", "Name:\tkthreadd\nState:\tS (sleeping)\nTgid:\t20\nUid:\t0\t0\t0\t0\n")
+			p.write("20/status", "Name:\tkthreadd\nState:\tS (sleeping)\nTgid:\t20\nPid:\t20\nUid:\t0\t0\t0\t0\n")
 		}, unix.EPERM, "…it is a kernel thread…"},
 		{"zombie", func(p *proc) {
 			p.task(19, "shell", ours())
@@ -239,7 +239,7 @@ func chown(t *testing.T, p *proc) {
 		if err != nil {
 			continue
 		}
-		if err := os.Chown(filepath.Join(p.mount, fmt.Sprint(pid), "status"), task.uid[1], -1); err != nil {
+		if err := os.Chown(filepath.Join(p.mount, fmt.Sprint(pid), "status"), task.UID[1], -1); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -270,8 +270,8 @@ func like(got, pattern string) bool {
 
 func TestNotDumpable(t *testing.T) {
 	same := [4]int{1000, 1000, 1000, 1000}
-	w := world{yama: -1, me: task{pid: 10, tgid: 10, uid: same, gid: same, owner: 1000},
-		target: task{pid: 20, tgid: 20, state: 'S', uid: same, gid: same, owner: 0}}
+	w := world{yama: -1, me: task{procview.Status{Tgid: 10, UID: same, GID: same}, 10, 1000},
+		target: task{procview.Status{Tgid: 20, State: "S", UID: same, GID: same}, 20, 0}}
 	if reason, remedy := w.whyNotPermitted(); !strings.Contains(reason, "PR_SET_DUMPABLE") || remedy != "run with sudo" {
 		t.Errorf("%s; %s", reason, remedy)
 	}
@@ -312,7 +312,7 @@ func TestRefuse(t *testing.T) {
 		{"traces a thread of our parent", func(p *proc) {
 			p.task(20, "gdb", ours())
 			p.task(9, "bash", ours())
-			p.write("9/task/11/status", "Name:\tbash\nTgid:\t9\nTracerPid:\t20\n")
+			p.write("9/task/11/status", "Name:\tbash\nTgid:\t9\nPid:\t11\nTracerPid:\t20\n")
 			p.task(10, "whosefd", ours("PPid", "9"))
 		}, 20, "…it traces pid 9, a parent of whosefd…"},
 		{"traces our tracer", func(p *proc) {
@@ -366,21 +366,16 @@ func TestHidePID(t *testing.T) {
 		{"22 27 0:21 /\n\n - proc\n", "", false},
 		{"22 27 0:21 / /proc rw - proc\n", "", true},
 	} {
-		if got, found := hidePID([]byte(tc.in), "/proc"); got != tc.want || found != tc.found {
+		if got, found := hidePID(tc.in, "/proc"); got != tc.want || found != tc.found {
 			t.Errorf("%q: %q, %v", tc.in, got, found)
 		}
 	}
 }
 
 func FuzzParse(f *testing.F) {
-	f.Add([]byte("Name:\tgdb\nState:\tS (sleeping)\nUid:\t0\t0\t0\t0\nCapEff:\tff\nNSpid:\t1 2\n"))
 	f.Add([]byte("22 27 0:21 / /proc rw - proc proc rw,hidepid=2\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		task := parseStatus(b)
-		if task.pid != 0 || task.tracer < 0 || task.ppid < 0 || task.tgid < 0 {
-			t.Errorf("%+v", task)
-		}
-		hidePID(b, "/proc")
+		hidePID(string(b), "/proc")
 		release(string(b))
 	})
 }

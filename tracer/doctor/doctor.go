@@ -7,15 +7,18 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"whosefd/tracer/decode"
+	"whosefd/tracer/ebpf"
 	"whosefd/tracer/event"
+	"whosefd/tracer/memory"
 	"whosefd/tracer/procview"
 	"whosefd/tracer/ptrace"
 )
@@ -48,6 +51,7 @@ func Run(v *procview.View, getenv func(string) string) []Check {
 		d.yamaCheck(),
 		d.capability(),
 		d.mapFiles(),
+		d.programsInKernel(),
 		d.seccomp(),
 		d.containerCheck(),
 		d.userNamespace(),
@@ -68,7 +72,7 @@ type doctor struct {
 	yama      int
 }
 
-func (d *doctor) hasCap(n int) bool { return d.me.capEff&(1<<n) != 0 }
+func (d *doctor) hasCap(n int) bool { return d.me.CapEff&(1<<n) != 0 }
 
 // release reads the version that a kernel release such as "6.1.0-18-amd64"
 // starts with.
@@ -88,8 +92,7 @@ func release(s string) (major, minor int, ok bool) {
 
 func (d *doctor) kernel() Check {
 	c := Check{Name: "kernel", Needed: true}
-	b, err := readFile(d.v.Mount, "sys/kernel/osrelease")
-	text := strings.TrimSpace(string(b))
+	text, err := d.v.Text("sys/kernel/osrelease")
 	major, minor, ok := release(text)
 	if err != nil || !ok {
 		c.OK, c.Detail = true, "the kernel's version can't be read; the trial below tells"
@@ -111,32 +114,37 @@ func kernelCheck(c Check, text string, version int) Check {
 	return c
 }
 
-// probePrograms wait for their standard input, or long enough.
-var probePrograms = [][]string{{"cat"}, {"sleep", "60"}, {"sh", "-c", "read x"}}
-
 // probe traces a child of ours as the tracer would a debugger.
 func (d *doctor) probe() []Check {
 	trace := Check{Name: "ptrace", Needed: true}
-	memory := Check{Name: "memory", Needed: true}
+	mem := Check{Name: "memory", Needed: true}
 	kcmp := Check{Name: "kcmp"}
 
-	pid, end, err := startProbe()
+	child := exec.Command("cat") // which waits for its input
+	in, err := child.StdinPipe()
+	if err == nil {
+		defer in.Close()
+		err = child.Start()
+	}
 	if err != nil {
-		for _, c := range []*Check{&trace, &memory, &kcmp} {
+		for _, c := range []*Check{&trace, &mem, &kcmp} {
 			c.Detail, c.Remedy = "not tried: "+err.Error(), "install coreutils, so that there is a program to try it on"
 		}
-		return []Check{trace, memory, kcmp}
+		return []Check{trace, mem, kcmp}
 	}
-	defer end()
+	defer func() {
+		_ = child.Process.Kill() // it may have ended with its input
+		_ = child.Wait()         // "signal: killed" is what we want
+	}()
 
+	pid := event.PID(child.Process.Pid)
 	tid := event.TID(pid)
 	var info ptrace.SyscallInfo
 	var infoErr, memErr error
 	err = ptrace.OnTracerThread(func() error {
 		_, err := ptrace.Peek(ptrace.Linux{}, tid, 5*time.Second, func() error {
 			if infoErr = (ptrace.Linux{}).SyscallInfo(tid, &info); infoErr == nil {
-				var word [8]byte
-				_, memErr = ptrace.ReadMemory(tid, info.SP, word[:])
+				_, memErr = memory.Word(memory.Thread(tid), info.SP)
 			}
 			return nil
 		})
@@ -144,8 +152,11 @@ func (d *doctor) probe() []Check {
 	})
 	switch {
 	case err != nil:
-		trace.Detail = "a child of whosefd could not be traced: " + reasonOf(explainAttach(d.v, d.self, pid, err))
-		trace.Remedy = remedyOf(explainAttach(d.v, d.self, pid, err))
+		why := explainAttach(d.v, d.self, pid, err)
+		trace.Detail, trace.Remedy = fmt.Sprintf("a child of whosefd could not be traced: %v", why.Cause), why.Remedy
+		if why.Reason != "" {
+			trace.Detail += ": " + why.Reason
+		}
 	case infoErr != nil:
 		trace.Detail = fmt.Sprintf("PTRACE_GET_SYSCALL_INFO: %v", infoErr)
 		trace.Remedy = "use Linux 5.3 or newer, and no sandbox that plays its own kernel"
@@ -154,12 +165,12 @@ func (d *doctor) probe() []Check {
 	}
 	switch {
 	case err != nil || infoErr != nil:
-		memory.Detail, memory.Remedy = "not tried, since tracing does not work", trace.Remedy
+		mem.Detail, mem.Remedy = "not tried, since tracing does not work", trace.Remedy
 	case memErr != nil:
-		memory.Detail = fmt.Sprintf("process_vm_readv: %v", memErr)
-		memory.Remedy = containerRemedy
+		mem.Detail = fmt.Sprintf("process_vm_readv: %v", memErr)
+		mem.Remedy = containerRemedy
 	default:
-		memory.OK, memory.Detail = true, "process_vm_readv reads a child's memory"
+		mem.OK, mem.Detail = true, "process_vm_readv reads a child's memory"
 	}
 	// KCMP_FILE, linux/kcmp.h: is descriptor 0 of both the same open file?
 	_, _, errno := unix.Syscall6(unix.SYS_KCMP, uintptr(d.self), uintptr(pid), 0, 0, 0, 0)
@@ -172,50 +183,7 @@ func (d *doctor) probe() []Check {
 	default:
 		kcmp.Detail, kcmp.Remedy = fmt.Sprintf("kcmp: %v", errno), containerRemedy
 	}
-	return []Check{trace, memory, kcmp}
-}
-
-// startProbe starts a program that does nothing. End kills and collects it.
-func startProbe() (pid event.PID, end func(), err error) {
-	for _, argv := range probePrograms {
-		path, lookErr := exec.LookPath(argv[0])
-		if lookErr != nil {
-			err = errors.Join(err, lookErr)
-			continue
-		}
-		cmd := exec.Command(path, argv[1:]...)
-		in, pipeErr := cmd.StdinPipe()
-		if pipeErr != nil {
-			return 0, nil, pipeErr
-		}
-		if startErr := cmd.Start(); startErr != nil {
-			err = errors.Join(err, startErr)
-			_ = in.Close()
-			continue
-		}
-		return event.PID(cmd.Process.Pid), func() {
-			_ = in.Close()
-			_ = cmd.Process.Kill() // it may have ended with its input
-			_ = cmd.Wait()         // "signal: killed" is what we want
-		}, nil
-	}
-	return 0, nil, err
-}
-
-func reasonOf(err error) string {
-	var e *AttachError
-	if errors.As(err, &e) && e.Reason != "" {
-		return fmt.Sprintf("%v: %s", e.Cause, e.Reason)
-	}
-	return err.Error()
-}
-
-func remedyOf(err error) string {
-	var e *AttachError
-	if errors.As(err, &e) {
-		return e.Remedy
-	}
-	return ""
+	return []Check{trace, mem, kcmp}
 }
 
 func (d *doctor) yamaCheck() Check {
@@ -267,9 +235,9 @@ func (d *doctor) capability() Check {
 		c.OK, c.Detail = true, "programs of all users may be traced, and the descriptors of all processes seen"
 		return c
 	}
-	c.Detail = fmt.Sprintf("not held by %s: only this user's programs may be traced, and who else holds a pipe may stay unknown", userName(d.me.uid[1]))
+	c.Detail = fmt.Sprintf("not held by %s: only this user's programs may be traced, and who else holds a pipe may stay unknown", userName(d.me.UID[1]))
 	c.Remedy = d.elevate()
-	if d.me.uid[1] != 0 && !d.me.noNewPrivs {
+	if d.me.UID[1] != 0 && !d.me.NoNewPrivs {
 		c.Remedy += ", or once: sudo " + setcap("cap_sys_ptrace")
 	}
 	return c
@@ -279,18 +247,9 @@ func (d *doctor) capability() Check {
 // same capability as for another process's (proc_map_files_get_link).
 func (d *doctor) mapFiles() Check {
 	c := Check{Name: "map_files"}
-	dir := filepath.Join(d.v.Mount, strconv.Itoa(int(d.self)), "map_files")
-	f, err := os.Open(dir)
-	var names []string
-	if err == nil {
-		names, err = f.Readdirnames(1)
-		_ = f.Close()
-	}
-	if err == nil {
-		var fd int
-		if fd, err = unix.Open(filepath.Join(dir, names[0]), unix.O_PATH|unix.O_CLOEXEC, 0); err == nil {
-			_ = unix.Close(fd)
-		}
+	maps, err := d.v.Maps(d.self)
+	if i := slices.IndexFunc(maps, func(m procview.Mapping) bool { return m.Ino != 0 }); i >= 0 {
+		_, err = d.v.MapFile(d.self, maps[i])
 	}
 	if err == nil {
 		c.OK, c.Detail = true, "the very file of a mapping can be looked at, even if it is deleted or its descriptor closed"
@@ -302,12 +261,25 @@ func (d *doctor) mapFiles() Check {
 		c.Remedy = "run on the host, outside of this user namespace, with CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN"
 	case d.container != "":
 		c.Remedy = "run the container with --cap-add=CHECKPOINT_RESTORE (or SYS_ADMIN)"
-	case d.me.uid[1] == 0:
+	case d.me.UID[1] == 0:
 		c.Remedy = "root here lacks CAP_CHECKPOINT_RESTORE: run whosefd where it is not taken away"
-	case d.me.noNewPrivs:
+	case d.me.NoNewPrivs:
 		c.Remedy = d.elevate()
 	default:
 		c.Remedy = "run with sudo, or once: sudo " + setcap("cap_sys_ptrace,cap_checkpoint_restore")
+	}
+	return c
+}
+
+// programsInKernel says whether trace and guard can see calls by eBPF.
+func (d *doctor) programsInKernel() Check {
+	err := ebpf.Probe()
+	if err == nil {
+		return Check{Name: "ebpf", OK: true, Detail: "trace and guard can see calls without a stop at each (--engine ebpf)"}
+	}
+	c := Check{Name: "ebpf", Detail: "trace and guard can only stop the debugger at each call: " + clean(err.Error())}
+	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
+		c.Remedy = d.elevate()
 	}
 	return c
 }
@@ -322,11 +294,11 @@ func plainError(err error) error {
 
 func (d *doctor) seccomp() Check {
 	c := Check{Name: "seccomp", OK: true, Detail: "no seccomp filter"}
-	if d.me.seccomp != 0 {
+	if d.me.Seccomp != 0 {
 		// A filter alone is no harm: the trial tells whether it lets ptrace pass.
 		c.Detail = "a seccomp filter applies to whosefd, as in a container or sandbox; if the trial above failed, it may be why: " + containerRemedy
 	}
-	if d.me.noNewPrivs {
+	if d.me.NoNewPrivs {
 		c.Detail += "; no_new_privs is set: sudo and file capabilities have no effect here"
 	}
 	return c
@@ -334,7 +306,7 @@ func (d *doctor) seccomp() Check {
 
 func (d *doctor) containerCheck() Check {
 	c := Check{Name: "container", OK: true, Detail: "not in a container"}
-	ns := namespaceOf(d.v, d.self, "pid")
+	ns := d.v.Namespace(d.self, "pid")
 	switch inner := ns != 0 && ns != firstPIDNS; {
 	case inner && d.container != "":
 		c.Detail = fmt.Sprintf("in a container (%s): only its processes can be seen, and holders of a pipe outside of it can't", d.container)
@@ -358,12 +330,12 @@ func (d *doctor) userNamespace() Check {
 
 func (d *doctor) hidden() Check {
 	c := Check{Name: "hidepid", OK: true}
-	b, err := readFile(d.v.Mount, strconv.Itoa(int(d.self)), "mountinfo")
+	text, err := d.v.Text(strconv.Itoa(int(d.self)) + "/mountinfo")
 	if err != nil {
 		c.Detail = fmt.Sprintf("the mount options of %s can't be read: %v", d.v.Mount, plainError(err))
 		return c
 	}
-	option, found := hidePID(b, d.v.Mount)
+	option, found := hidePID(text, d.v.Mount)
 	switch {
 	case !found:
 		c.Detail = d.v.Mount + " is not a mount of proc of its own; its options are not known"
@@ -396,11 +368,15 @@ func (d *doctor) securityModule() Check {
 // programs are told about, for they are what there is to explain.
 func (d *doctor) programs() Check {
 	var found []string
-	for _, name := range []string{"gdb", "gdbserver", "lldb", "lldb-server", "dlv", "strace"} {
+	look := func(name string) {
 		if path, err := exec.LookPath(name); err == nil {
 			found = append(found, clean(path))
 		}
 	}
+	for _, known := range decode.Debuggers {
+		look(known.Name)
+	}
+	look("strace")
 	c := Check{Name: "programs", OK: true, Detail: "no debugger in PATH"}
 	if len(found) > 0 {
 		c.Detail = strings.Join(found, ", ")

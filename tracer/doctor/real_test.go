@@ -17,20 +17,11 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"whosefd/samples/scene"
 	"whosefd/tracer/event"
 	"whosefd/tracer/procview"
 	"whosefd/tracer/ptrace"
 )
-
-// lack skips for what this machine or user has not; it fails where all is
-// required.
-func lack(t *testing.T, format string, args ...any) {
-	t.Helper()
-	if os.Getenv("WHOSEFD_REQUIRE") != "" {
-		t.Fatalf(format, args...)
-	}
-	t.Skipf(format, args...)
-}
 
 const roleEnv = "WHOSEFD_DOCTOR_ROLE"
 
@@ -139,9 +130,7 @@ const nobody = 65534
 
 func asNobody(t *testing.T) *syscall.SysProcAttr {
 	t.Helper()
-	if os.Getuid() != 0 {
-		lack(t, "needs root, to start programs of two users")
-	}
+	scene.Require(t, "root")
 	return &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
 }
 
@@ -174,10 +163,11 @@ func TestRealAttachFailures(t *testing.T) {
 		wantSaid(t, said, "it has capabilities that whosefd has not: CAP_NET_RAW")
 	})
 	t.Run("already traced", func(t *testing.T) {
+		scene.Require(t, "ptrace")
 		victim := play(t, nil, "sit")
 		tracer := play(t, nil, fmt.Sprint("trace ", victim.pid))
 		if tracer.said != "<nil>" {
-			lack(t, "can't trace: %s", tracer.said)
+			t.Fatalf("can't trace: %s", tracer.said)
 		}
 		want := fmt.Sprintf("it is already traced by doctor.test (pid %d)", tracer.pid)
 		wantSaid(t, play(t, nil, fmt.Sprint("attach ", victim.pid)).said, want)
@@ -194,11 +184,8 @@ func TestRealAttachFailures(t *testing.T) {
 		wantSaid(t, err.Error(), "it traces whosefd")
 	})
 	t.Run("parent traced", func(t *testing.T) {
-		sh, err := exec.LookPath("sh")
-		if err != nil {
-			lack(t, "no shell: %v", err)
-		}
-		cmd := exec.Command(sh, "-c", "sleep 60 & echo $!; wait")
+		scene.Require(t, "ptrace")
+		cmd := exec.Command("sh", "-c", "sleep 60 & echo $!; wait")
 		out, err := cmd.StdoutPipe()
 		if err != nil {
 			t.Fatal(err)
@@ -217,7 +204,7 @@ func TestRealAttachFailures(t *testing.T) {
 		})
 		tracer := play(t, nil, fmt.Sprint("trace ", cmd.Process.Pid))
 		if tracer.said != "<nil>" {
-			lack(t, "can't trace: %s", tracer.said)
+			t.Fatalf("can't trace: %s", tracer.said)
 		}
 		err = Refuse(procview.New("/proc"), event.PID(child), tracer.pid)
 		if !errors.Is(err, ErrRefused) {
@@ -236,7 +223,7 @@ func TestRealAttachFailures(t *testing.T) {
 		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
 			if got, err := readTask(v, pid); err != nil || time.Now().After(deadline) {
 				t.Fatalf("no zombie: %+v, %v", got, err)
-			} else if got.state == 'Z' {
+			} else if got.State == "Z" {
 				break
 			}
 		}
@@ -257,12 +244,9 @@ func TestRealAttachFailures(t *testing.T) {
 		wantSaid(t, ExplainAttach(procview.New("/proc"), pid, err).Error(), "pid 4194304: no such process: there is no such process")
 	})
 	t.Run("kernel thread", func(t *testing.T) {
-		const pid = 2 // kthreadd, where this pid namespace has it
-		task, err := readTask(procview.New("/proc"), pid)
-		if err != nil || task.comm != "kthreadd" {
-			t.Skipf("no kernel threads in this pid namespace: %q, %v", task.comm, err)
-		}
-		err = ptrace.OnTracerThread(func() error { return ptrace.Linux{}.Seize(pid, 0) })
+		scene.Require(t, "kernel threads that are seen")
+		const pid = 2 // kthreadd
+		err := ptrace.OnTracerThread(func() error { return ptrace.Linux{}.Seize(pid, 0) })
 		if err == nil {
 			t.Fatal("seized a kernel thread")
 		}
@@ -304,14 +288,14 @@ func TestRun(t *testing.T) {
 	wantSaid(t, checks["debuginfod"].Detail, "https://a.example/ https://b.example/")
 
 	// What ptrace says here must be what strace finds.
-	if strace, err := exec.LookPath("strace"); err != nil {
-		lack(t, "no strace: %v", err)
-	} else if err := exec.Command(strace, "-o", os.DevNull, "-e", "trace=none", strace, "-V").Run(); (err == nil) != checks["ptrace"].OK {
+	scene.Require(t, "strace")
+	if err := exec.Command("strace", "-o", os.DevNull, "-e", "trace=none", "strace", "-V").Run(); (err == nil) != checks["ptrace"].OK {
 		t.Errorf("strace: %v, but %+v", err, checks["ptrace"])
 	}
 }
 
 func TestRunAsNobody(t *testing.T) {
+	scene.Require(t, "setpriv", "ptrace by an ordinary user")
 	said := play(t, asNobody(t), "doctor").said
 	var list []Check
 	if err := json.Unmarshal([]byte(said), &list); err != nil {

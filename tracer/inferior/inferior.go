@@ -34,20 +34,50 @@ func Find(v *procview.View, debugger event.PID) ([]event.Inferior, error) {
 // Describe says what a process is, how many objects it has loaded, and why the
 // list of them cannot be read, or not to its end. It fails only if the process
 // is gone.
-func Describe(v *procview.View, pid event.PID) (event.Inferior, error) {
+func Describe(v *procview.View, pid event.PID) (inf event.Inferior, err error) {
+	// Of a process that runs another program meanwhile, as the shell does by which gdb
+	// starts its inferior, one half would be of the one and one of the other.
+	for range 4 {
+		if inf, err = describe(v, pid); err != nil || inf.ExeTarget == nil || inf.ExeTarget.Link == inf.Exe {
+			return inf, err
+		}
+	}
+	inf.ExeTarget = nil
+	return inf, nil
+}
+
+func describe(v *procview.View, pid event.PID) (event.Inferior, error) {
 	proc, err := v.Process(pid)
 	if err != nil {
 		return event.Inferior{}, fmt.Errorf("look at pid %d: %w", pid, err)
 	}
 	inf := event.Inferior{Process: proc}
 	inf.TracerTID = tracer(v, pid)
+	if exe, err := v.Exe(pid); err == nil {
+		inf.ExeTarget = &exe
+	}
+	if tid := v.Living(pid); tid != event.TID(pid) {
+		inf.LivingTID = tid
+	}
 	entries, _, err := list(v, pid)
 	inf.Libraries = len(entries)
 	if err != nil {
 		inf.LinkMapError = err.Error()
-		inf.Static = errors.Is(err, ErrStatic)
+		inf.Static, inf.Early = errors.Is(err, ErrStatic), errors.Is(err, ErrEarly)
 	}
 	return inf, nil
+}
+
+// CompleteProgram fills in what the text of /proc/PID/exe leads to in the debugger and in
+// the inferior.
+func CompleteProgram(v *procview.View, inf *event.Inferior, debugger event.PID) {
+	if inf.ExeTarget == nil || inf.Exe == "" || inf.PID == 0 {
+		return
+	}
+	inf.ExeResolves = nil
+	for _, pid := range []event.PID{debugger, inf.PID} {
+		inf.ExeResolves = append(inf.ExeResolves, event.Resolution{PID: pid, Target: v.Resolve(pid, v.Living(pid), string(inf.Exe))})
+	}
 }
 
 // tracer gives the thread that traces a process, or the first of its threads
@@ -75,7 +105,7 @@ func Complete(v *procview.View, lm *event.LinkMap, debugger event.PID) {
 	lm.Resolves, lm.DebuggerPath = nil, event.Opt[event.Text]{}
 	for _, pid := range []event.PID{debugger, lm.PID} {
 		if pid != 0 {
-			lm.Resolves = append(lm.Resolves, event.Resolution{PID: pid, Target: v.Resolve(pid, event.TID(pid), string(lm.Name))})
+			lm.Resolves = append(lm.Resolves, event.Resolution{PID: pid, Target: v.Resolve(pid, v.Living(pid), string(lm.Name))})
 		}
 	}
 	lm.Reachable = reachable(v, lm)
@@ -95,7 +125,9 @@ func Complete(v *procview.View, lm *event.LinkMap, debugger event.PID) {
 // namespace the inferior has another number.
 func DebuggerPaths(v *procview.View, lm *event.LinkMap, debugger event.PID, tid event.TID) []event.Text {
 	ids := []int{int(lm.PID)}
-	if st, err := v.Status(lm.PID, event.TID(lm.PID)); err == nil && len(st.NSpid) > 0 {
+	living := v.Living(lm.PID)
+	ids[0] = int(living)
+	if st, err := v.Status(lm.PID, living); err == nil && len(st.NSpid) > 0 {
 		ids = st.NSpid
 	}
 	var paths []event.Text
@@ -135,9 +167,9 @@ func reachable(v *procview.View, lm *event.LinkMap) []event.Text {
 		add(dir+"/root"+inside, v.Resolve(lm.PID, event.TID(lm.PID), inside))
 	}
 	if len(paths) == 0 {
-		fds, _ := v.Lead(lm.PID, Identity(lm)) // none, where that is not permitted
-		for _, fd := range fds {
-			add(fdPath(fd), v.Target(lm.PID, fd))
+		fds, _ := v.Descriptors(lm.PID) // none, where that is not permitted
+		for _, d := range fds {
+			add(fdPath(d.FD), d.Target)
 		}
 	}
 	if lm.MappedStat != nil {

@@ -6,7 +6,6 @@ package inferior
 import (
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	"whosefd/tracer/event"
@@ -66,27 +65,32 @@ func LinkMaps(v *procview.View, pid event.PID) ([]event.LinkMap, error) {
 	return entries, nil
 }
 
+// Entries gives the objects as [LinkMaps] does, without the files that are mapped.
+func Entries(v *procview.View, pid event.PID) ([]event.LinkMap, error) {
+	entries, _, err := list(v, pid)
+	return entries, err
+}
+
 // list reads the lists from memory, and where the program headers of the
 // program are. With an error, the lists are not complete.
 func list(v *procview.View, pid event.PID) (entries []event.LinkMap, headers uint64, err error) {
-	type result struct {
+	r, err := procview.Within(readWithin, func() (r struct {
 		entries []event.LinkMap
 		headers uint64
-		err     error
-	}
-	r := procview.Within(readWithin, result{err: os.ErrDeadlineExceeded}, func() result {
+	}, err error) {
 		p, err := open(v, pid)
 		if err != nil {
-			return result{err: err}
+			return r, err
 		}
 		defer p.close()
-		entries, err := p.list()
-		return result{entries, p.aux[atPhdr], err}
+		r.headers = p.aux[atPhdr]
+		r.entries, err = p.list()
+		return r, err
 	})
-	if r.err != nil {
-		r.err = fmt.Errorf("loaded objects of pid %d: %w", pid, r.err)
+	if err != nil {
+		err = fmt.Errorf("loaded objects of pid %d: %w", pid, err)
 	}
-	return r.entries, r.headers, r.err
+	return r.entries, r.headers, err
 }
 
 // list reads the lists again if they were broken: the process may run.
@@ -113,7 +117,7 @@ func (p *program) list() ([]event.LinkMap, error) {
 // one of the next namespace. It gives what it has got and the error that ended
 // it, or the first that left an entry without its name. Lists may be damaged or
 // changing: each entry is taken once.
-func (m memory) lists(debug uint64) (out []event.LinkMap, err error) {
+func (m space) lists(debug uint64) (out []event.LinkMap, err error) {
 	var nameErr error
 	seen := map[uint64]bool{}
 	for ns := 0; debug != 0; ns++ {

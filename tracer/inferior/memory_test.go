@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
+	"math"
 	"math/rand/v2"
 	"os"
 	"strings"
@@ -12,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"whosefd/tracer/event"
+	"whosefd/tracer/procview"
 )
 
 // fake is memory from some address on; what lies outside cannot be read.
@@ -23,13 +26,16 @@ type fake struct {
 	change func(n int)
 }
 
-func (f *fake) ReadAt(p []byte, off int64) (int, error) {
+func (f *fake) ReadMemory(p []byte, off uint64) (int, error) {
 	f.reads++
 	if f.change != nil {
 		f.change(f.reads)
 	}
-	at := uint64(off) - f.base
-	if uint64(off) < f.base || at >= uint64(len(f.b)) {
+	if off > math.MaxInt64 {
+		return 0, unix.EFAULT // as the kernel's own addresses
+	}
+	at := off - f.base
+	if off < f.base || at >= uint64(len(f.b)) {
 		return 0, unix.EIO
 	}
 	n := copy(p, f.b[at:])
@@ -78,7 +84,7 @@ func TestLists(t *testing.T) {
 	for _, word := range []uint64{8, 4} {
 		const base = 0x10000
 		f := twoNamespaces(base, word)
-		got, err := memory{f, word}.lists(base)
+		got, err := space{f, word}.lists(base)
 		want := []event.LinkMap{
 			{Addr: base + 0x100, NameAddr: base + 0x400, LoadAddr: 0x1000, Dynamic: 0x1500},
 			{Index: 1, Addr: base + 0x200, NameAddr: base + 0x410, Name: "/proc/self/fd/4", LoadAddr: 0x2000, Dynamic: 0x2500},
@@ -88,7 +94,7 @@ func TestLists(t *testing.T) {
 			t.Errorf("%d bytes: got %+v, %v\nwant %+v", word, got, err, want)
 		}
 		f.put(word, 0, 1) // version 1 has no r_next: what follows is something else
-		if got, err := (memory{f, word}).lists(base); err != nil || len(got) != 2 {
+		if got, err := (space{f, word}).lists(base); err != nil || len(got) != 2 {
 			t.Errorf("%d bytes, version 1: %d entries, %v", word, len(got), err)
 		}
 	}
@@ -122,7 +128,7 @@ func TestListsDamaged(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			f := twoNamespaces(base, 8)
 			tc.damage(f)
-			got, err := memory{f, 8}.lists(base)
+			got, err := space{f, 8}.lists(base)
 			if len(got) != tc.entries || (err == nil) != (tc.errText == "") || err != nil && !strings.Contains(err.Error(), tc.errText) {
 				t.Errorf("%d entries, %v; want %d, %q", len(got), err, tc.entries, tc.errText)
 			}
@@ -143,7 +149,7 @@ func TestListsBounded(t *testing.T) {
 	for i := uint64(1); i < maxObjects+99; i++ {
 		f.put(8, i*step, 0, 0, 0, fakeBase+(i+1)*step)
 	}
-	got, err := memory{f, 8}.lists(fakeBase)
+	got, err := space{f, 8}.lists(fakeBase)
 	if len(got) != maxObjects || err == nil {
 		t.Errorf("%d entries, %v", len(got), err)
 	}
@@ -160,7 +166,7 @@ func TestListWhileItChanges(t *testing.T) {
 		f.put(4, 0x1038, 2, 4) // PT_DYNAMIC
 		f.put(8, 0x1048, 0x2000)
 		f.put(8, 0x2000, 21, fakeBase, 0, 0) // DT_DEBUG
-		return &program{mem: memory{f, 8}, aux: auxiliary{atPhdr: fakeBase + 0x1000, atPhnum: 2, atPhent: 56}}, f
+		return &program{mem: space{f, 8}, aux: auxiliary{atPhdr: fakeBase + 0x1000, atPhnum: 2, atPhent: 56}}, f
 	}
 	p, f := prog()
 	whole, err := p.list()
@@ -190,7 +196,7 @@ func TestText(t *testing.T) {
 	for i := range f.b {
 		f.b[i] = 'x'
 	}
-	m := memory{f, 8}
+	m := space{f, 8}
 	const end = fakeBase + 3*4096
 	f.b[len(f.b)-1] = 0
 	for _, tc := range []struct {
@@ -236,7 +242,7 @@ func TestRDebug32(t *testing.T) {
 	f.put(4, 0x1000, 6, 0x34, 0x1000) // PT_PHDR, offset, vaddr
 	f.put(4, 0x1020, 2, 0, 0x2000)    // PT_DYNAMIC
 	f.put(4, 0x2000, 21, base, 0, 0)  // DT_DEBUG
-	p := &program{mem: memory{f, 4}, aux: auxiliary{atPhdr: base + 0x1000, atPhnum: 2, atPhent: 32}}
+	p := &program{mem: space{f, 4}, aux: auxiliary{atPhdr: base + 0x1000, atPhnum: 2, atPhent: 32}}
 	if got, err := p.list(); err != nil || len(got) != 3 {
 		t.Errorf("by DT_DEBUG: %+v, %v", got, err)
 	}
@@ -294,7 +300,7 @@ func TestStaticSymbolBroken(t *testing.T) {
 		if err := os.WriteFile(file, content, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		p := &program{mem: memory{newFake(8), 8}, aux: auxiliary{}, exe: file}
+		p := &program{mem: space{newFake(8), 8}, aux: auxiliary{}, exe: named(file)}
 		if addr, err := p.staticSymbol(0); !errors.Is(err, ErrStatic) {
 			t.Errorf("%s: %#x, %v", name, addr, err)
 		}
@@ -303,7 +309,7 @@ func TestStaticSymbolBroken(t *testing.T) {
 	if err := unix.Mkfifo(fifo, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	p := &program{mem: memory{newFake(8), 8}, aux: auxiliary{}, exe: fifo}
+	p := &program{mem: space{newFake(8), 8}, aux: auxiliary{}, exe: named(fifo)}
 	if addr, err := p.staticSymbol(0); !errors.Is(err, ErrStatic) { // and does not block
 		t.Errorf("FIFO: %#x, %v", addr, err)
 	}
@@ -362,7 +368,7 @@ func FuzzList(f *testing.F) {
 		if base != 0 {
 			aux[atBase] = mem.base + base
 		}
-		p := &program{mem: memory{mem, word}, aux: aux, exe: "/proc/self/maps"}
+		p := &program{mem: space{mem, word}, aux: aux, exe: noFile}
 		entries, _ := p.list()
 		if len(entries) > maxObjects {
 			t.Fatalf("%d entries", len(entries))
@@ -378,6 +384,15 @@ func FuzzList(f *testing.F) {
 	})
 }
 
+func named(name string) func() (io.ReaderAt, func(), error) {
+	return func() (io.ReaderAt, func(), error) {
+		f, err := procview.New("/proc").OpenLarge(event.PID(os.Getpid()), name)
+		return f, func() { _ = f.Close() }, err
+	}
+}
+
+func noFile() (io.ReaderAt, func(), error) { return nil, nil, os.ErrNotExist }
+
 // BenchmarkLists is for an inferior with very many libraries.
 func BenchmarkLists(b *testing.B) {
 	const n, step = 5000, 256
@@ -392,7 +407,7 @@ func BenchmarkLists(b *testing.B) {
 		f.text(i*step+64, fmt.Sprintf("/usr/lib/x86_64-linux-gnu/lib%d.so", i))
 	}
 	for b.Loop() {
-		if got, err := (memory{f, 8}).lists(fakeBase); err != nil || len(got) != n {
+		if got, err := (space{f, 8}).lists(fakeBase); err != nil || len(got) != n {
 			b.Fatal(len(got), err)
 		}
 	}

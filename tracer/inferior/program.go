@@ -1,7 +1,6 @@
 package inferior
 
 import (
-	"bytes"
 	"debug/elf"
 	"encoding/binary"
 	"errors"
@@ -13,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"whosefd/tracer/event"
+	"whosefd/tracer/memory"
 	"whosefd/tracer/procview"
 )
 
@@ -24,27 +24,19 @@ const (
 	maxSymbols = 256 << 20 // symbol table and strings of a static program, bytes
 )
 
-// memory is a process's memory. Numbers are little-endian, as both
+// space is an address space. Numbers are little-endian, as both
 // architectures that we know are.
-type memory struct {
-	io.ReaderAt
+type space struct {
+	memory.Reader
 	word uint64 // the size of a pointer there, bytes: 8 or 4
 }
 
-func (m memory) bytes(addr uint64, n int) ([]byte, error) {
-	b := make([]byte, n)
-	addr = m.wrap(addr)
-	if addr > 1<<63-1-uint64(n) {
-		return nil, fmt.Errorf("address %#x: %w", addr, unix.EFAULT)
-	}
-	if _, err := m.ReadAt(b, int64(addr)); err != nil {
-		return nil, fmt.Errorf("read %d bytes at %#x: %w", n, addr, err)
-	}
-	return b, nil
+func (m space) bytes(addr uint64, n int) ([]byte, error) {
+	return memory.Bytes(m, m.wrap(addr), n)
 }
 
 // wrap is what is left of a sum of addresses: a pointer's worth.
-func (m memory) wrap(addr uint64) uint64 {
+func (m space) wrap(addr uint64) uint64 {
 	if m.word == 4 {
 		return addr & (1<<32 - 1)
 	}
@@ -52,65 +44,43 @@ func (m memory) wrap(addr uint64) uint64 {
 }
 
 // words reads numbers of the size of a pointer.
-func (m memory) words(addr uint64, n int) ([]uint64, error) {
+func (m space) words(addr uint64, n int) ([]uint64, error) {
 	b, err := m.bytes(addr, n*int(m.word))
 	if err != nil {
 		return nil, err
 	}
-	return split(b, m.word), nil
+	return memory.Split(b, m.word), nil
 }
 
 // halves reads 32-bit numbers.
-func (m memory) halves(addr uint64, n int) ([]uint64, error) {
+func (m space) halves(addr uint64, n int) ([]uint64, error) {
 	b, err := m.bytes(addr, 4*n)
 	if err != nil {
 		return nil, err
 	}
-	return split(b, 4), nil
+	return memory.Split(b, 4), nil
 }
 
-func split(b []byte, word uint64) []uint64 {
-	ws := make([]uint64, uint64(len(b))/word)
-	for i := range ws {
-		if word == 8 {
-			ws[i] = binary.LittleEndian.Uint64(b[8*i:])
-		} else {
-			ws[i] = uint64(binary.LittleEndian.Uint32(b[4*i:]))
-		}
+// text reads a NUL-terminated string, of which it gives at most maxName bytes.
+func (m space) text(addr uint64) (event.Text, error) {
+	b, _, err := memory.Text(m, addr, nil, maxName)
+	if err != nil {
+		return "", err
 	}
-	return ws
-}
-
-// text reads a NUL-terminated string, of which it gives at most maxName bytes;
-// no chunk of it goes across a page, since the next page may not be there.
-func (m memory) text(addr uint64) (event.Text, error) {
-	const page = 4096
-	var out []byte
-	for n := 64; len(out) < maxName; n = page {
-		chunk := min(uint64(n), page-addr%page)
-		b, err := m.bytes(addr, int(chunk))
-		if err != nil {
-			return "", err
-		}
-		if end := bytes.IndexByte(b, 0); end >= 0 {
-			out = append(out, b[:end]...)
-			break
-		}
-		out = append(out, b...)
-		addr += chunk
-	}
-	return event.Text(out[:min(len(out), maxName)]), nil
+	return event.Text(b), nil
 }
 
 // program is the program that a process runs.
 type program struct {
-	mem memory
+	mem space
 	aux auxiliary
-	// exe is the path of the link to its file.
-	exe  string
-	v    *procview.View // nil for a fake memory
-	pid  event.PID
-	file *procview.Memory // nil for a fake memory
+	// exe opens its file; done closes that.
+	exe  func() (f io.ReaderAt, done func(), err error)
+	file *memory.Process // nil for a fake memory
+	// emulates: its debugger sees the program that it runs, not itself.
+	emulates bool
+	// objects are where files are mapped from their beginning on.
+	objects []uint64
 }
 
 // open opens a process's memory by /proc/PID/mem. That needs no system call by
@@ -135,22 +105,33 @@ func open(v *procview.View, pid event.PID) (*program, error) {
 	if err != nil {
 		return nil, err
 	}
-	f, err := v.OpenMemory(pid, maps)
+	f, err := memory.Open(v, pid, maps)
 	if err != nil {
 		return nil, err
 	}
-	return &program{mem: memory{f, word}, aux: aux, exe: path.Join(v.Folder(pid), "exe"), v: v, pid: pid, file: f}, nil
+	exe := func() (io.ReaderAt, func(), error) {
+		f, err := v.OpenLarge(pid, path.Join(v.Folder(pid), "exe"))
+		return f, func() { _ = f.Close() }, err
+	}
+	p := &program{mem: space{f, word}, aux: aux, exe: exe, file: f}
+	if st, err := v.Status(pid, event.TID(pid)); err == nil {
+		p.emulates = v.Debugger(pid, st.Name).Is("qemu")
+	}
+	for _, m := range maps {
+		if m.Offset == 0 && m.Ino != 0 {
+			p.objects = append(p.objects, m.Start)
+		}
+	}
+	return p, nil
 }
 
 func hasProgram(v *procview.View, pid event.PID) bool {
 	st, err := v.Status(pid, event.TID(pid))
-	return err != nil || st.State != "Z" && st.State != "X" && !st.Kthread
+	return err != nil || !st.Ended() && !st.Kthread
 }
 
 func (p *program) close() {
-	if p.file != nil {
-		_ = p.file.Close()
-	}
+	_ = p.file.Close()
 }
 
 // auxiliary is the auxiliary vector (getauxval(3)).
@@ -166,7 +147,7 @@ const (
 )
 
 func readAuxv(v *procview.View, pid event.PID) ([]byte, error) {
-	f, err := os.Open(path.Join(v.Folder(pid), "auxv"))
+	f, err := v.OpenFile(pid, "auxv")
 	if err != nil {
 		return nil, err
 	}
@@ -181,7 +162,7 @@ var errAuxv = errors.New("the auxiliary vector has no program headers")
 func parseAuxv(b []byte) (aux auxiliary, word uint64, err error) {
 	for _, word := range []uint64{8, 4} {
 		aux := auxiliary{}
-		for ws := split(b, word); len(ws) >= 2 && ws[0] != 0; ws = ws[2:] {
+		for ws := memory.Split(b, word); len(ws) >= 2 && ws[0] != 0; ws = ws[2:] {
 			aux[ws[0]] = ws[1]
 		}
 		if aux[atPhent] == headerSize(word) && aux[atPhdr] != 0 && aux[atPhnum] != 0 && aux[atPhnum] <= maxHeaders {
@@ -206,7 +187,7 @@ type segments struct {
 	interp                    bool
 }
 
-func (m memory) segments(addr uint64, n int) (segments, error) {
+func (m space) segments(addr uint64, n int) (segments, error) {
 	size := headerSize(m.word)
 	b, err := m.bytes(addr, n*int(size))
 	if err != nil {
@@ -238,7 +219,7 @@ func (m memory) segments(addr uint64, n int) (segments, error) {
 
 // image is an ELF file in memory.
 type image struct {
-	memory
+	space
 	segments
 	bias uint64 // what is added to the addresses in it
 }
@@ -250,7 +231,7 @@ func (p *program) image() (image, error) {
 	if err != nil {
 		return image{}, err
 	}
-	img := image{memory: p.mem, segments: s}
+	img := image{space: p.mem, segments: s}
 	switch {
 	case s.hasPhdr:
 		img.bias = at - s.phdr
@@ -266,8 +247,10 @@ func (p *program) image() (image, error) {
 }
 
 // loader gives the image of the dynamic loader that the kernel has mapped.
-func (p *program) loader() (image, error) {
-	base := p.aux[atBase]
+func (p *program) loader() (image, error) { return p.mapped(p.aux[atBase]) }
+
+// mapped gives the image of an ELF file that is mapped from an address on.
+func (p *program) mapped(base uint64) (image, error) {
 	if !p.mem.isELF(base) {
 		return image{}, fmt.Errorf("no ELF header at %#x", base)
 	}
@@ -288,10 +271,10 @@ func (p *program) loader() (image, error) {
 	if err != nil {
 		return image{}, err
 	}
-	return image{memory: p.mem, segments: s, bias: base - s.first}, nil
+	return image{space: p.mem, segments: s, bias: base - s.first}, nil
 }
 
-func (m memory) isELF(addr uint64) bool {
+func (m space) isELF(addr uint64) bool {
 	b, err := m.bytes(addr, len(elf.ELFMAG))
 	return err == nil && string(b) == elf.ELFMAG
 }
@@ -301,6 +284,9 @@ func (m memory) isELF(addr uint64) bool {
 // program was linked so, or the loader was started as a program
 // (ld.so ./program), or it is part of a static program that calls dlopen(3).
 func (p *program) rDebug() (uint64, error) {
+	if p.emulates {
+		return p.guest()
+	}
 	main, err := p.image()
 	if err != nil {
 		return 0, err
@@ -337,14 +323,44 @@ func (p *program) rDebug() (uint64, error) {
 		}
 	}
 	addr, err := p.staticSymbol(main.bias)
-	if err != nil {
-		return 0, err
+	if err == nil {
+		if addr, err = p.begun(addr); err != nil {
+			err = ErrStatic // it could load objects, and has not
+		}
 	}
-	if _, err := p.begun(addr); err != nil {
-		return 0, ErrStatic // it could load objects, and has not
+	if errors.Is(err, ErrStatic) {
+		return p.guest()
 	}
-	return addr, nil
+	return addr, err
 }
+
+// guest finds the list of a program that another program runs in its own address space: valgrind
+// and qemu-user map it as the kernel would, and the program's own dynamic loader runs. It is not
+// found where its addresses are others than ours (qemu's guest base). [ErrStatic]: there is none.
+func (p *program) guest() (uint64, error) {
+	found := false
+	for _, start := range p.objects {
+		if !p.mem.isELF(start) {
+			continue
+		}
+		img, err := p.mapped(start)
+		if err != nil || !img.interp || !img.hasDyn || p.aux[atPhdr]-start < maxHeaders*headerSize(8) {
+			continue
+		}
+		found = true
+		if dyn, err := img.dynamicTags(); err == nil && dyn[elf.DT_DEBUG] != 0 {
+			if addr, err := p.begun(dyn[elf.DT_DEBUG]); err == nil {
+				return addr, nil
+			}
+		}
+	}
+	if found {
+		return 0, errGuest
+	}
+	return 0, ErrStatic
+}
+
+var errGuest = errors.New("it runs another program, as an emulator does, whose list of loaded objects was not found")
 
 var errNoDebug = errors.New("neither the program (DT_DEBUG) nor its dynamic loader (_r_debug) tells where the list is")
 
@@ -434,7 +450,7 @@ func (img image) symbol(tags map[elf.DynTag]uint64, name string) (uint64, bool) 
 		if err != nil || string(got) != name+"\x00" {
 			return 0, false
 		}
-		return img.wrap(img.bias + split(b[valueAt:], img.word)[0]), true
+		return img.wrap(img.bias + memory.Split(b[valueAt:], img.word)[0]), true
 	}
 	if table := at(elf.DT_GNU_HASH); table != 0 {
 		return img.byGNUHash(table, gnuHash(name), is)
@@ -520,11 +536,11 @@ func (p *program) staticSymbol(bias uint64) (addr uint64, err error) {
 			addr, err = 0, ErrStatic
 		}
 	}()
-	f, err := OpenRegular(p.v, p.pid, p.exe)
+	f, done, err := p.exe()
 	if err != nil {
 		return 0, ErrStatic
 	}
-	defer f.Close()
+	defer done()
 	e, err := elf.NewFile(f)
 	if err != nil {
 		return 0, ErrStatic
@@ -548,14 +564,4 @@ func (p *program) staticSymbol(bias uint64) (addr uint64, err error) {
 		}
 	}
 	return 0, ErrStatic
-}
-
-// OpenRegular opens a file only if it is a regular one, by a path that leads to
-// the file of another process: a link of proc(5). See [procview.View.OpenRegular].
-func OpenRegular(v *procview.View, pid event.PID, link string) (*os.File, error) {
-	fd, err := unix.Open(link, unix.O_PATH|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, err
-	}
-	return v.OpenRegular(pid, fd, 0)
 }

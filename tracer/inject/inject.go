@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"whosefd/tracer/event"
+	"whosefd/tracer/memory"
 	"whosefd/tracer/ptrace"
 )
 
@@ -40,7 +41,7 @@ type Linux struct{ ptrace.Linux }
 
 // Read implements [Machine].
 func (Linux) Read(tid event.TID, addr uint64, buf []byte) (int, error) {
-	return ptrace.ReadMemory(tid, addr, buf)
+	return memory.Thread(tid).ReadMemory(buf, addr)
 }
 
 // Write implements [Machine].
@@ -66,6 +67,7 @@ type Thread struct {
 	dirty   bool
 	// running: a call that was made has not ended in time, and goes on.
 	running bool
+	behind  bool     // it is in no call that would have to be restarted
 	back    *wayBack // nil without
 }
 
@@ -83,6 +85,21 @@ func Begin(m Machine, tid event.TID, deliver unix.Signal, want ptrace.Call) (*Th
 	if in == nil || in.Nr != want.Nr || in.Args[0] != want.Args[0] {
 		return nil, fmt.Errorf("thread %d: %w", tid, ErrNotInCall)
 	}
+	return begin(m, tid, deliver)
+}
+
+// Behind takes a thread that is seized and stopped right behind a system call
+// that it has made, on its way back to the program. End it with [Thread.End] or
+// [Thread.Again].
+func Behind(m Machine, tid event.TID) (*Thread, error) {
+	t, err := begin(m, tid, 0)
+	if err == nil {
+		t.behind = true
+	}
+	return t, err
+}
+
+func begin(m Machine, tid event.TID, deliver unix.Signal) (*Thread, error) {
 	regs, err := m.Registers(tid)
 	if err != nil {
 		return nil, fmt.Errorf("registers of thread %d: %w", tid, err)
@@ -254,6 +271,9 @@ func (t *Thread) End() error {
 	if err := t.stop(); err != nil {
 		return err
 	}
+	if t.behind {
+		return t.put(&t.saved)
+	}
 	// The interrupt first: if we are gone right after the registers are back,
 	// its mark still makes the kernel restart the call.
 	if err := t.m.Interrupt(t.tid); err != nil {
@@ -285,6 +305,30 @@ func (t *Thread) End() error {
 			return fmt.Errorf("resume thread %d: %w", t.tid, err)
 		}
 	}
+}
+
+// Again lets a thread that was taken by [Behind] make a system call with the
+// instruction behind which it stands, in the place of the one that it has made.
+// It has not made it yet when Again returns.
+func (t *Thread) Again(nr uint64, args [6]uint64) error {
+	if err := t.stop(); err != nil {
+		return err
+	}
+	regs := t.saved
+	ptrace.SetCall(&regs, t.instruction(), nr, args)
+	return t.put(&regs)
+}
+
+// put ends the work with these registers.
+func (t *Thread) put(regs *unix.PtraceRegs) error {
+	if err := t.m.SetRegisters(t.tid, regs); err != nil {
+		return fmt.Errorf("restore registers of thread %d: %w", t.tid, err)
+	}
+	if t.dirty {
+		t.Changed += time.Since(t.since)
+	}
+	t.dirty = false
+	return errors.Join(t.unprepare(), t.release())
 }
 
 // release sends the held signals again while the thread is stopped. Only the
