@@ -2,27 +2,14 @@ package tracer
 
 import (
 	"slices"
-	"strings"
 
 	"whosefd/tracer/decode"
 	"whosefd/tracer/event"
 	"whosefd/tracer/procview"
 )
 
-// debuggerNames are programs that trace others: they count as debuggers even
-// while they trace nobody.
-var debuggerNames = map[string]bool{
-	"gdb": true, "gdbserver": true, "gdb-multiarch": true, "lldb": true, "lldb-server": true, "dlv": true, "rr": true,
-}
-
-// isDebugger knows a program by its comm (proc_pid_comm(5), 15 bytes), which may
-// end in a version and be cut off in that: lldb-14, lldb-server-14.
-func isDebugger(comm event.Text) bool {
-	return debuggerNames[strings.TrimRight(string(comm), "-.0123456789")]
-}
-
 // Debuggers gives the processes of this machine that trace others, or are
-// known as debuggers, in order. A tracer that is only a thread id in another
+// known as programs that do, in order. A tracer that is only a thread id in another
 // process's status is found by its process. Processes that may not be looked
 // at are left out.
 func Debuggers(v *procview.View) ([]event.PID, error) {
@@ -36,7 +23,7 @@ func Debuggers(v *procview.View) ([]event.PID, error) {
 		if err != nil {
 			continue
 		}
-		if isDebugger(st.Name) {
+		if d := v.Debugger(pid, st.Name); d != nil && d.Tracer {
 			found[pid] = true
 		}
 		if st.TracerPid == 0 {

@@ -2,11 +2,13 @@ package tracer
 
 import (
 	"encoding/binary"
+	"maps"
 
 	"golang.org/x/sys/unix"
 
 	"whosefd/tracer/decode"
 	"whosefd/tracer/event"
+	"whosefd/tracer/memory"
 	"whosefd/tracer/procview"
 	"whosefd/tracer/ptrace"
 )
@@ -21,13 +23,13 @@ import (
 // (clone(2) with CLONE_FILES), a thread with a table of its own (unshare(2)),
 // and io_uring(7), which closes and opens without system calls.
 type fdTable struct {
-	view    *procview.View
-	pid     event.PID
 	targets map[event.FD]*event.Target
 	// unread are regular files that were opened by name, and of which the
 	// beginning has not been read.
 	unread map[event.FD]bool
 	off    bool
+	// ask says what a descriptor is now.
+	ask func(event.FD) event.Target
 }
 
 // maxTargets bounds the table; a process with more open descriptors is asked
@@ -35,7 +37,8 @@ type fdTable struct {
 const maxTargets = 1 << 16
 
 func newFDTable(v *procview.View, pid event.PID) *fdTable {
-	return &fdTable{view: v, pid: pid, targets: map[event.FD]*event.Target{}, unread: map[event.FD]bool{}}
+	ask := func(fd event.FD) event.Target { return v.Target(pid, fd) }
+	return &fdTable{ask: ask, targets: map[event.FD]*event.Target{}, unread: map[event.FD]bool{}}
 }
 
 // look gives what a descriptor leads to. The result is shared: it must not be
@@ -49,7 +52,7 @@ func (f *fdTable) look(fd event.FD) *event.Target {
 
 // fresh asks /proc, for a descriptor that was just made.
 func (f *fdTable) fresh(fd event.FD) *event.Target {
-	t := f.view.Target(f.pid, fd)
+	t := f.ask(fd)
 	if !f.off && t.Error == "" && len(f.targets) < maxTargets {
 		f.targets[fd] = &t
 	}
@@ -72,19 +75,22 @@ const maxUnread = 1 << 12
 // forget drops what a call is about to change, or has changed. It is called at
 // the entry, since the call may take effect at any time after that, and at the
 // exit, since another thread may have asked in between.
-func (f *fdTable) forget(row *decode.Call, args [6]uint64) {
-	switch row.Change {
-	case decode.Drops:
-		fd := event.FD(decode.Int32(args[row.FDArg()]))
-		delete(f.targets, fd)
-		delete(f.unread, fd)
-	case decode.Replaces:
-		fd := event.FD(decode.Int32(args[row.NewFDArg()]))
-		delete(f.targets, fd)
-		delete(f.unread, fd)
-	case decode.DropsRange, decode.DropsOnExec:
+func (f *fdTable) forget(e decode.Edit) {
+	gone := func(fd event.FD) bool { return e.Close.Has(fd) || e.Made.Is(fd) }
+	switch {
+	case e.Exec:
 		clear(f.targets)
 		clear(f.unread)
+	case e.Close.End > e.Close.First+1:
+		maps.DeleteFunc(f.targets, func(fd event.FD, _ *event.Target) bool { return gone(fd) })
+		maps.DeleteFunc(f.unread, func(fd event.FD, _ bool) bool { return gone(fd) })
+	default:
+		for _, fd := range []event.FD{e.Close.First, e.Made.Val} {
+			if gone(fd) {
+				delete(f.targets, fd)
+				delete(f.unread, fd)
+			}
+		}
 	}
 }
 
@@ -94,7 +100,7 @@ func (f *fdTable) watch(t *ptrace.Thread, name string) {
 	switch name {
 	case "clone3":
 		var b [8]byte // struct clone_args begins with the flags (linux/sched.h)
-		if n, _ := ptrace.ReadMemory(t.TID, t.Call.Args[0], b[:]); n != len(b) {
+		if _, err := memory.Thread(t.TID).ReadMemory(b[:], t.Call.Args[0]); err != nil {
 			return
 		}
 		flags = binary.LittleEndian.Uint64(b[:])

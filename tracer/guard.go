@@ -1,6 +1,7 @@
 package tracer
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -8,10 +9,87 @@ import (
 	"golang.org/x/sys/unix"
 
 	"whosefd/tracer/decode"
+	"whosefd/tracer/ebpf"
 	"whosefd/tracer/event"
 	"whosefd/tracer/inject"
 	"whosefd/tracer/ptrace"
 )
+
+// GuardOptions say what is guarded, and what is repaired first.
+type GuardOptions struct {
+	TraceOptions
+	// Record says that all of the debugger's calls are events, not only those
+	// with names.
+	Record bool
+	// Plan, if set, is carried out first, in the threads that hang.
+	Plan *event.Plan
+	// StandIns are files for libraries of which no process has the right one any more.
+	StandIns []event.StandIn
+	// Nowhere, if set, is told once for each name why its calls are led to no file, on
+	// the tracer's thread.
+	Nowhere func(name event.Text, why error)
+	// Served, if set, is told of an inferior that a server of the debugger traces, and of
+	// that server, once, on the tracer's thread.
+	Served func(inferior, server event.PID)
+	// Failed, if set, is told why a call was not led to the right file. It is
+	// called on the tracer's thread.
+	Failed func(reason string)
+
+	repairs []*ThreadRepair
+	// repaired, if set, is called on the tracer's thread when all of repairs were
+	// seen; leave lets all threads go then.
+	repaired func()
+	leave    bool
+	// started, if set, is called with a launched command's pid.
+	started func(event.PID)
+}
+
+// Guard follows a debugger as [Trace] does, and leads every call with a name that
+// belongs to an inferior to the inferior's file.
+func Guard(ctx context.Context, o GuardOptions) (Outcome, error) {
+	if o.Plan != nil {
+		o.repairs = threadRepairs(o.Plan)
+	}
+	defer o.withChildren(ctx)()
+	var out Outcome
+	err := ptrace.OnTracerThread(func() (err error) {
+		out, err = follow(ctx, o.TraceOptions, &o)
+		return err
+	})
+	if o.Plan != nil {
+		for _, r := range o.repairs {
+			if r.Err != nil {
+				err = errors.Join(err, fmt.Errorf("repair: %w", r.Err))
+			}
+		}
+	}
+	return out, err
+}
+
+// needs says which calls must be seen; nil: all.
+func (o *GuardOptions) needs() func(*decode.Call) bool {
+	if o == nil || o.Record {
+		return nil
+	}
+	return ebpf.Guarded
+}
+
+// server gives what tells [GuardOptions.Served].
+func (o *GuardOptions) server(in *inferiors) func(event.PID) {
+	if o.Served == nil {
+		return nil
+	}
+	return func(inferior event.PID) {
+		tracer, err := in.view.TracerOf(inferior)
+		if err != nil || tracer == 0 {
+			return
+		}
+		if server, err := in.view.TGID(tracer); err == nil {
+			in.server = nil
+			o.Served(inferior, server)
+		}
+	}
+}
 
 // guard is a recorder that leads each call with a name that belongs to an
 // inferior to the inferior's file: the argument is replaced at the entry, and
@@ -19,9 +97,9 @@ import (
 type guard struct {
 	*recorder
 	m inject.Machine
-	// stuck are the threads to be repaired when they are first seen; repaired
-	// is called after the last.
-	stuck    map[event.TID]*Stuck
+	// repairs are carried out when their threads are first seen; repaired is
+	// called after the last.
+	repairs  map[event.TID]*ThreadRepair
 	repaired func()
 	failed   func(reason string)
 }
@@ -36,18 +114,18 @@ type rewritten struct {
 
 // newGuard makes the handler for a guard; stop ends the loop.
 func newGuard(r *recorder, o *GuardOptions, stop func()) *guard {
-	g := &guard{recorder: r, m: inject.Linux{}, stuck: map[event.TID]*Stuck{}, failed: func(string) {}}
+	g := &guard{recorder: r, m: inject.Linux{}, repairs: map[event.TID]*ThreadRepair{}, failed: func(string) {}}
 	if o.Failed != nil {
 		g.failed = o.Failed
 	}
-	for _, s := range o.Stuck {
-		g.stuck[s.TID] = s
+	for _, r := range o.repairs {
+		g.repairs[r.TID] = r
 	}
 	g.repaired = func() {
-		if o.Repaired != nil {
-			o.Repaired()
+		if o.repaired != nil {
+			o.repaired()
 		}
-		if !o.Stay {
+		if o.leave {
 			stop()
 		}
 	}
@@ -60,7 +138,7 @@ func (g *guard) Enter(t *ptrace.Thread, arch uint32) {
 	g.recorder.Enter(t, arch)
 	if arch != nativeAudit {
 		if !known {
-			g.failed(fmt.Sprintf("thread %d makes the calls of a 32-bit program: they are not guarded", t.TID))
+			g.notGuarded(t.TID)
 		}
 		return
 	}
@@ -77,6 +155,10 @@ func (g *guard) Enter(t *ptrace.Thread, arch uint32) {
 		g.emit(&event.Lost{T: g.now(), TID: t.TID, Reason: reason})
 		g.failed(reason)
 	}
+}
+
+func (g *guard) notGuarded(tid event.TID) {
+	g.failed(fmt.Sprintf("thread %d makes the calls of a 32-bit program: they are not guarded", tid))
 }
 
 // leadable says whether a call only looks at a file, with its flags by name. An
@@ -153,17 +235,17 @@ func (g *guard) Gone(t *ptrace.Thread) {
 // Begin implements [ptrace.Handler].
 func (g *guard) Begin(t *ptrace.Thread, in *ptrace.Call) {
 	g.recorder.Begin(t, in)
-	s := g.stuck[t.TID]
-	if s == nil {
+	r := g.repairs[t.TID]
+	if r == nil {
 		return
 	}
-	s.repair(g, t, in)
-	if s.Done {
+	r.carryOut(g, t, in)
+	if r.Done {
 		// What the read that goes on reads from now.
-		g.callOf(t).ev.Target = g.fds.fresh(s.FD)
+		g.callOf(t).ev.Target = g.fds.fresh(r.FD)
 	}
-	delete(g.stuck, t.TID)
-	if len(g.stuck) == 0 {
+	delete(g.repairs, t.TID)
+	if len(g.repairs) == 0 {
 		g.repaired()
 	}
 }

@@ -1,7 +1,7 @@
 package tracer
 
 import (
-	"path"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -25,6 +25,13 @@ type inferiors struct {
 	now     func() event.Micros
 	emit    func(event.Event)
 
+	// unwatched: the debugger's ptrace(2) calls that let an inferior run are not
+	// seen, and the debugger does not wait for us. Traces are those that it is known
+	// to have traced at the time of the call that is told.
+	unwatched bool
+	traces    []event.PID
+	late      map[event.PID]bool // those that had ended when they were to be looked at, as said
+
 	searched bool
 	known    bool
 	pids     []event.PID
@@ -34,6 +41,7 @@ type inferiors struct {
 	// served are traced by a server of the debugger; they are searched for again
 	// from that time on, for absolute names (true) and others.
 	served     []event.PID
+	server     func(inferior event.PID) // if set, it is told of one that is served
 	serveAgain map[bool]event.Micros
 	// maps are the loaded objects of inferiors, as of the last ptrace(2) call
 	// and, where the debugger makes none, of mapsAt.
@@ -42,14 +50,31 @@ type inferiors struct {
 	// recent is the inferior whose memory the debugger read last: of two that
 	// have a library of the same name, it is the one that is meant.
 	recent event.PID
-	// viaSelf are the threads that have read the link /proc/self as a step of
-	// resolving a name, and since then only other links. The names that they
-	// read meanwhile come from that one.
-	viaSelf map[event.TID]bool
-	// told are the inferiors and the list entries that were emitted.
+	// via is the link that a thread has read as the first step of resolving a name
+	// (/proc/self, /proc/thread-self, /dev/fd), if it has only read other links since. The
+	// names that it reads meanwhile come from a name that begins like that.
+	via map[event.TID]string
+	// kept are the files that names were led to, the latest last.
+	kept []keptFile
+	// told are the inferiors and the list entries that were emitted; early those of
+	// the first that had no list yet then: they are emitted again.
 	toldPID map[event.PID]bool
+	early   map[event.PID]bool
 	toldMap map[entry]bool
+	cores   cores
+	toldExe map[event.Text]bool
 }
+
+func newInferiors(v *procview.View, debugger event.PID, named []event.PID, now func() event.Micros, emit func(event.Event)) *inferiors {
+	return &inferiors{view: v, debugger: debugger, named: named, started: map[event.PID]uint64{}, now: now, emit: emit,
+		called: map[event.TID]event.PID{}, serveAgain: map[bool]event.Micros{}, maps: map[event.PID][]event.LinkMap{},
+		via: map[event.TID]string{}, toldPID: map[event.PID]bool{}, early: map[event.PID]bool{}, toldMap: map[entry]bool{},
+		toldExe: map[event.Text]bool{}, late: map[event.PID]bool{}, cores: cores{view: v, debugger: debugger, told: map[int]bool{}, complained: map[event.Text]bool{}}}
+}
+
+// searchAgain makes the next look search all of /proc: the debugger may have got
+// an inferior, and its calls do not say which.
+func (in *inferiors) searchAgain() { in.known, in.searched = false, false }
 
 // entry is a link_map entry; a list entry may be freed and made anew at the
 // same address for another library.
@@ -78,7 +103,7 @@ const lookAgain event.Micros = 20_000
 // it is the tracer. If not, the list is read again for every name that may be
 // one of it.
 func (in *inferiors) loaded(pid event.PID, asked decode.Name) []event.LinkMap {
-	if !slices.Contains(in.pids, pid) && (asked.Kind != decode.Absolute || in.now() > in.mapsAt+lookAgain) {
+	if (in.unwatched || !slices.Contains(in.pids, pid)) && (asked.Kind != decode.Absolute || in.now() > in.mapsAt+lookAgain) {
 		clear(in.maps)
 		in.mapsAt = in.now()
 	}
@@ -105,12 +130,17 @@ func (in *inferiors) sawRead(ev *event.Syscall) {
 		in.recent = ev.OfPID
 		return
 	}
-	if ev.Target == nil || ev.Target.Kind != event.Procfs {
+	if ev.Target == nil || ev.Target.Kind != event.Procfs || !ofProcess(string(ev.Target.Link)) {
 		return
 	}
 	if name := decode.ClassifyName(string(ev.Target.Link)); name.Kind == decode.PIDPath {
 		in.recent = name.PID
 	}
+}
+
+// ofProcess says whether a link leads below /proc/PID.
+func ofProcess(link string) bool {
+	return strings.HasPrefix(link, "/proc/") && len(link) > 6 && link[6] >= '1' && link[6] <= '9'
 }
 
 // processOf gives the process of a thread that the debugger names in a call; 0
@@ -133,52 +163,6 @@ func (in *inferiors) processOf(tid event.TID) event.PID {
 	return pid
 }
 
-// sawPath notes how far a thread is in resolving a name link by link, as
-// realpath(3) does.
-func (in *inferiors) sawPath(ev *event.Syscall) {
-	switch {
-	case ev.Name != "readlink" && ev.Name != "readlinkat":
-		delete(in.viaSelf, ev.TID)
-	case ev.Path == "/proc/self" || ev.Path == "/proc/thread-self":
-		in.viaSelf[ev.TID] = true
-	}
-}
-
-// means says whether the debugger means the library name by the name of a call:
-// it is that name, or another spelling of the same descriptor of the debugger,
-// or the name made absolute from the debugger's directory. A name with the
-// debugger's own pid is the library's only if it was made from /proc/self just
-// now: else the debugger asks for a descriptor of its own.
-func (in *inferiors) means(ev *event.Syscall, asked decode.Name, library event.Text) bool {
-	if library == "" {
-		return false
-	}
-	if ev.Path == library {
-		return true
-	}
-	if asked.Kind == decode.Absolute && library[0] == '/' {
-		return false // most names: no need to look closer
-	}
-	loaded := decode.ClassifyName(string(library))
-	if asked.Derived || loaded.Derived || asked.Root != loaded.Root {
-		return false
-	}
-	own := in.viaSelf[ev.TID] && asked.PID == in.debugger
-	switch loaded.Kind {
-	case decode.SelfFD:
-		return (asked.Kind == decode.SelfFD || asked.Kind == decode.PIDFD && own) && asked.FD == loaded.FD && asked.Rest == loaded.Rest
-	case decode.SelfLink:
-		return (asked.Kind == decode.SelfLink || asked.Kind == decode.PIDPath && own) && asked.Link == loaded.Link
-	case decode.Relative:
-		if asked.Kind != decode.Absolute || path.Base(string(ev.Path)) != path.Base(string(library)) {
-			return false
-		}
-		proc, err := in.view.Process(in.debugger)
-		return err == nil && path.Clean(string(ev.Path)) == path.Join(string(proc.Cwd), string(library))
-	}
-	return false
-}
-
 // list gives the inferiors of this moment.
 func (in *inferiors) list(asked decode.Name) []event.PID {
 	if in.named == nil && in.known && slices.ContainsFunc(in.pids, func(pid event.PID) bool { return !in.stillTraced(pid) }) {
@@ -193,7 +177,13 @@ func (in *inferiors) current(asked decode.Name) []event.PID {
 	if in.named != nil {
 		return slices.DeleteFunc(slices.Clone(in.named), in.isAnother)
 	}
-	if traced := in.traced(); len(traced) > 0 {
+	traced := in.traced()
+	for _, pid := range in.traces {
+		if !slices.Contains(traced, pid) {
+			traced = append(slices.Clone(traced), pid)
+		}
+	}
+	if len(traced) > 0 {
 		return traced
 	}
 	in.serve(asked)
@@ -232,6 +222,9 @@ func (in *inferiors) serve(asked decode.Name) {
 		}
 	}
 	in.served = inferior.Served(in.view, in.debugger)
+	if len(in.served) > 0 && in.server != nil {
+		in.server(in.served[0])
+	}
 	end := in.now()
 	in.serveAgain[false] = end + 4*(end-begin)
 	in.serveAgain[true] = end + max(lookAgain, 50*(end-begin))
@@ -304,12 +297,31 @@ func (in *inferiors) counterparts(ev *event.Syscall) []event.Counterpart {
 	var cs []event.Counterpart
 	for _, pid := range in.list(name) {
 		c := event.Counterpart{PID: pid, Target: in.view.Resolve(pid, event.TID(pid), string(ev.Path))}
+		if in.tooLate(pid) {
+			continue // nothing leads anywhere any more
+		}
 		if name.Kind == decode.SelfFD {
 			c.FD = event.Some(name.FD)
 		}
 		cs = append(cs, c)
 	}
 	return cs
+}
+
+// tooLate says whether an inferior has ended while its debugger went on, and emits that
+// once.
+func (in *inferiors) tooLate(pid event.PID) bool {
+	if !in.unwatched {
+		return false
+	}
+	if state, err := in.view.State(pid, in.view.Living(pid)); err == nil && state != "Z" && state != "X" {
+		return false
+	}
+	if !in.late[pid] {
+		in.late[pid] = true
+		in.emit(&event.Lost{T: in.now(), Reason: fmt.Sprintf("pid %d had ended before it was looked at: what names mean to it was not seen", pid)})
+	}
+	return true
 }
 
 // describe emits the inferiors and their list entries that bear the name of a
@@ -346,9 +358,21 @@ func (in *inferiors) describeOpened(ev *event.Syscall) {
 	if asked.Unmappable() {
 		return // a debugger opens its inferior's at every step
 	}
+	in.describeOfCore(ev)
 	for _, pid := range in.current(asked) {
-		for _, lm := range in.loaded(pid, asked) {
-			if lm.Name != ev.Path || lm.Mapped == nil ||
+		text := decode.MapText(string(ev.Path)) // the kernel's for a program, or a mapping
+		if text {
+			in.tellProgram(pid, ev.Path)
+		}
+		maps := in.loaded(pid, asked)
+		if len(maps) == 0 && in.tooLate(pid) {
+			continue
+		}
+		if len(maps) > 0 && in.early[pid] {
+			in.tellProcess(pid)
+		}
+		for _, lm := range maps {
+			if lm.Mapped == nil || lm.Name != ev.Path && !(text && lm.Mapped.Link == ev.Path) ||
 				ev.Target != nil && (ev.Target.Same(inferior.Identity(&lm)) || ev.Target.Same(*lm.Mapped)) {
 				continue
 			}
@@ -357,9 +381,28 @@ func (in *inferiors) describeOpened(ev *event.Syscall) {
 	}
 }
 
+// describeShutOut emits the whole list of an inferior in whose mount namespace the debugger opens
+// files, and which it may not enter: those opens, by a copy of the debugger, are not seen. What is seen is
+// that it asks which namespace that is.
+func (in *inferiors) describeShutOut(ev *event.Syscall) {
+	name := decode.ClassifyName(string(ev.Path))
+	if name.Kind != decode.PIDPath || name.Link != "ns/mnt" || name.PID == in.debugger || !slices.Contains(in.current(name), name.PID) {
+		return
+	}
+	me, err := in.view.Process(in.debugger)
+	if err != nil || !me.SetNS.Is(false) || in.view.Namespace(name.PID, "mnt") == me.Namespaces["mnt"] {
+		return
+	}
+	for _, lm := range in.loaded(name.PID, name) {
+		if lm.Name != "" && lm.Mapped != nil {
+			in.tell(&lm)
+		}
+	}
+}
+
 // tell emits a list entry, and before it its process, once each.
 func (in *inferiors) tell(lm *event.LinkMap) {
-	if !in.toldPID[lm.PID] {
+	if !in.toldPID[lm.PID] || in.early[lm.PID] {
 		in.toldPID[lm.PID] = true
 		in.tellProcess(lm.PID)
 	}
@@ -374,60 +417,21 @@ func (in *inferiors) tell(lm *event.LinkMap) {
 	in.emit(&told)
 }
 
+// tellProgram emits a process of whose program the kernel tells this text.
+func (in *inferiors) tellProgram(pid event.PID, text event.Text) {
+	if proc, err := in.view.Process(pid); err == nil && proc.Exe == text && !in.toldExe[text] {
+		in.toldExe[text] = true
+		in.tellProcess(pid)
+	}
+}
+
 func (in *inferiors) tellProcess(pid event.PID) {
 	inf, err := inferior.Describe(in.view, pid)
 	if err != nil {
 		return // it has ended
 	}
+	in.early[pid] = inf.Libraries == 0 && inf.LinkMapError != "" && !inf.Static
 	inf.T = in.now()
+	inferior.CompleteProgram(in.view, &inf, in.debugger)
 	in.emit(&inf)
-}
-
-// rightFile gives a path by which the debugger reaches the file that an
-// inferior has mapped under the name of a call, where the name leads the
-// debugger elsewhere because it is the debugger that resolves it. It is false
-// for every name that no inferior has loaded, and for a file that was replaced:
-// its name leads the inferior elsewhere just the same.
-func (in *inferiors) rightFile(tid event.TID, ev *event.Syscall) (name string, target event.Target, ok bool) {
-	in.sawPath(ev)
-	if ev.DirFD.Known && (ev.Path == "" || ev.Path[0] != '/') {
-		return "", event.Target{}, false // below a directory of the debugger's choice
-	}
-	asked := decode.ClassifyName(string(ev.Path))
-	if asked.Unmappable() {
-		return "", event.Target{}, false
-	}
-	for _, pid := range in.byRecency(asked) {
-		for _, lm := range in.loaded(pid, asked) {
-			if lm.Mapped == nil || !in.means(ev, asked, lm.Name) {
-				continue
-			}
-			want := inferior.Identity(&lm)
-			here := in.view.Resolve(in.debugger, tid, string(ev.Path))
-			if here.Same(want) || here.Same(*lm.Mapped) {
-				return "", event.Target{}, false // right as it is
-			}
-			if decode.ClassifyName(string(lm.Name)).Kind == decode.Absolute &&
-				!in.view.Resolve(pid, event.TID(pid), string(lm.Name)).Same(want) {
-				continue
-			}
-			inferior.Complete(in.view, &lm, in.debugger)
-			for _, path := range inferior.DebuggerPaths(in.view, &lm, in.debugger, tid) {
-				if in.mayOpen(string(path)) {
-					return string(path), in.view.Resolve(in.debugger, tid, string(path)), true
-				}
-			}
-		}
-	}
-	return "", event.Target{}, false
-}
-
-// mayOpen says whether the debugger itself, and not only we, may open a path by
-// which an inferior's file is reached.
-func (in *inferiors) mayOpen(path string) bool {
-	if !strings.Contains(path, "/map_files/") {
-		return true // it traces the inferior, and so may open its descriptors
-	}
-	proc, err := in.view.Process(in.debugger)
-	return err == nil && proc.MapFiles.Is(true)
 }

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"whosefd/samples/scene"
+	"whosefd/tracer/cpu"
 	"whosefd/tracer/decode"
 	"whosefd/tracer/event"
 	"whosefd/tracer/procview"
@@ -64,7 +65,7 @@ int main(void) {
 func keeperHere() (io.Writer, func()) {
 	r, w := io.Pipe()
 	done := make(chan struct{})
-	go func() { KeepAffinity(r); close(done) }()
+	go func() { cpu.Keep(r); close(done) }()
 	return w, func() { _ = w.Close(); <-done }
 }
 
@@ -196,12 +197,10 @@ func TestPanicWhileLed(t *testing.T) {
 				s := &session{o: TraceOptions{View: view, Emit: func(event.Event) error { return nil }}, start: time.Now(),
 					loop: &ptrace.Loop{Kernel: ptrace.Linux{}, TGID: view.TGID}}
 				s.loop.ListTasks = s.liveThreads
-				in := &inferiors{view: view, debugger: event.PID(pid), emit: s.emit, now: s.now,
-					called: map[event.TID]event.PID{}, viaSelf: map[event.TID]bool{},
-					maps: map[event.PID][]event.LinkMap{}, toldPID: map[event.PID]bool{}, toldMap: map[entry]bool{}}
+				in := newInferiors(view, event.PID(pid), nil, s.now, s.emit)
 				rec := newRecorder(view, calls, s.start, event.PID(pid), in, s.emit)
 				defer rec.close()
-				rec.cpu = newAffinity(view, event.PID(pid), event.Opt[int]{}, nil)
+				rec.cpu = cpu.New(view, event.PID(pid), event.Opt[int]{}, nil)
 				e = &explosive{guard: newGuard(rec, &GuardOptions{}, s.loop.Stop), left: 1 << 30}
 				if panics {
 					e.left = 0

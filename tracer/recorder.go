@@ -2,13 +2,15 @@ package tracer
 
 import (
 	"bytes"
+	"cmp"
 	"slices"
+	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"whosefd/tracer/cpu"
 	"whosefd/tracer/decode"
 	"whosefd/tracer/event"
+	"whosefd/tracer/memory"
 	"whosefd/tracer/procview"
 	"whosefd/tracer/ptrace"
 )
@@ -40,20 +42,26 @@ type recorder struct {
 	emit      func(event.Event)
 
 	fds     *fdTable
-	cpu     *affinity
+	cpu     *cpu.Affinity
 	watched map[uint64]string // numbers of the calls that fdTable.watch and others look at
 
 	count   int64  // syscall events emitted
 	restart uint64 // number of restart_syscall(2)
 	ptrace  *decode.Call
-	foreign bool // a call of another architecture was met, and said
-	path    [maxPath]byte
-	mem     []byte
-	// served has those parts of the memory that a file system may have to be
-	// asked for; nil if there are none. It is made when the tracer begins, and
-	// anew when a file is mapped that is such a part.
-	served *procview.Memory
-	looked bool
+	// namesOnly: only calls with names are told.
+	namesOnly bool
+	foreign   bool // a call of another architecture was met, and said
+	// memory is the debugger's. It is opened when the first thread is seen, and
+	// anew for another program, and when a file is mapped that may have to be asked
+	// for. It is nil where /proc has it not: then it is read without the file.
+	memory *memory.Process
+	// record, if set, stands for the memory of a thread that runs on.
+	record memory.Reader
+	// at is when what is told now has happened; where it is not known, now.
+	at     event.Opt[event.Micros]
+	opened bool
+	path   [maxPath]byte
+	buf    []byte
 }
 
 // call is what a recorder keeps for a thread's call between entry and exit.
@@ -78,7 +86,7 @@ type call struct {
 func newRecorder(v *procview.View, calls *decode.Table, start time.Time, debugger event.PID, in *inferiors, emit func(event.Event)) *recorder {
 	r := &recorder{view: v, calls: calls, start: start, debugger: debugger, inferiors: in, emit: emit,
 		fds: newFDTable(v, debugger), watched: map[uint64]string{}}
-	for _, name := range append([]string{"ptrace", "unshare", "io_uring_setup"}, exposes...) {
+	for _, name := range append([]string{"ptrace", "unshare", "io_uring_setup"}, cpu.Exposing...) {
 		if nr, ok := calls.Number(name); ok {
 			r.watched[nr] = name
 		}
@@ -88,7 +96,10 @@ func newRecorder(v *procview.View, calls *decode.Table, start time.Time, debugge
 	return r
 }
 
-func (r *recorder) now() event.Micros { return event.Micros(time.Since(r.start).Microseconds()) }
+// now is the time of what is told.
+func (r *recorder) now() event.Micros {
+	return r.at.Or(event.Micros(time.Since(r.start).Microseconds()))
+}
 
 func (r *recorder) callOf(t *ptrace.Thread) *call {
 	c, ok := t.Data.(*call)
@@ -105,11 +116,11 @@ func (r *recorder) Begin(t *ptrace.Thread, in *ptrace.Call) {
 	c := r.callOf(t)
 	*c = call{}
 	c.paced = r.now()
-	if !r.looked {
-		r.findServed()
+	if !r.opened {
+		r.openMemory()
 	}
 	if t.TID == event.TID(t.PID) {
-		r.cpu.pin(t.TID) // other threads must show that it pays
+		r.cpu.Pin(t.TID) // other threads must show that it pays
 	}
 	if in == nil {
 		return
@@ -123,18 +134,15 @@ func (r *recorder) Begin(t *ptrace.Thread, in *ptrace.Call) {
 // Enter implements [ptrace.Handler].
 func (r *recorder) Enter(t *ptrace.Thread, arch uint32) {
 	c := r.callOf(t)
-	if c.calls++; c.calls == paceEvery {
+	if c.calls++; c.calls == cpu.PaceEvery {
 		now := r.now()
-		r.cpu.keepPace(t.TID, c.calls, time.Duration(now-c.paced)*time.Microsecond)
+		r.cpu.Pace(t.TID, c.calls, time.Duration(now-c.paced)*time.Microsecond)
 		c.calls, c.paced = 0, now
 	}
 	if arch != nativeAudit {
 		t.WantExit = false
 		c.active, c.pending = false, false
-		if !r.foreign {
-			r.foreign = true
-			r.emit(&event.Lost{T: r.now(), TID: t.TID, Reason: "calls of another architecture (32-bit) are not decoded"})
-		}
+		r.sayForeign(t.TID)
 		return
 	}
 	if name, ok := r.watched[t.Call.Nr]; ok {
@@ -142,8 +150,8 @@ func (r *recorder) Enter(t *ptrace.Thread, arch uint32) {
 		if name == "ptrace" && !r.ptrace.ShownWith(t.Call.Args) { // a look at memory lets nobody run
 			r.inferiors.forget(event.TID(int32(uint32(t.Call.Args[1])))) // of the caller itself for PTRACE_TRACEME
 		}
-		if slices.Contains(exposes, name) {
-			if tid := concerned(t, name); r.cpu.free(tid) {
+		if slices.Contains(cpu.Exposing, name) {
+			if tid := concerned(t, name); r.cpu.Free(tid) {
 				c.exposed = tid
 			}
 		}
@@ -151,7 +159,40 @@ func (r *recorder) Enter(t *ptrace.Thread, arch uint32) {
 	if c.pending && (t.Call.Nr == r.restart || t.Call.Nr == c.nr(r.calls) && t.Call.Args == c.args) {
 		return // the kernel makes the interrupted call again
 	}
+	if row, ok := r.calls.Call(t.Call.Nr); ok && r.namesOnly && row.PathArg() < 0 && !ofUse(row) {
+		t.WantExit = c.exposed != 0
+		c.active, c.pending = false, false
+		return
+	}
 	t.WantExit = r.decodeEntry(t, c, t.Call.Nr, t.Call.Args) || c.exposed != 0
+}
+
+// ofUse says whether a call without a name matters to who tells only of those with one: it
+// changes descriptors, or may say whose memory the debugger reads.
+func ofUse(row *decode.Call) bool {
+	switch row.Class {
+	case decode.ClassSeek, decode.ClassMap, decode.ClassStat:
+		return false
+	case decode.ClassRead:
+		return row.OffsetArg() >= 0
+	}
+	return true
+}
+
+// concerned is the thread whose mask a call is about.
+func concerned(t *ptrace.Thread, name string) event.TID {
+	if tid := event.TID(int32(uint32(t.Call.Args[0]))); strings.HasPrefix(name, "sched_") && tid != 0 {
+		return tid
+	}
+	return t.TID
+}
+
+// sayForeign says once that there are calls that cannot be decoded.
+func (r *recorder) sayForeign(tid event.TID) {
+	if !r.foreign {
+		r.foreign = true
+		r.emit(&event.Lost{T: r.now(), TID: tid, Reason: "calls of another architecture (32-bit) are not decoded"})
+	}
 }
 
 func (c *call) nr(calls *decode.Table) uint64 {
@@ -188,6 +229,10 @@ func (r *recorder) decodeEntry(t *ptrace.Thread, c *call, nr uint64, args [6]uin
 	if i := row.NewFDArg(); i >= 0 {
 		ev.NewFD = event.Some(event.FD(decode.Int32(args[i])))
 	}
+	if first, last := row.RangeArgs(); first >= 0 {
+		ev.FirstFD, ev.LastFD = event.Some(uint32(args[first])), event.Some(uint32(args[last]))
+	}
+	ev.CloseOnExec = row.SetsCloseOnExec(args)
 	if i := row.CountArg(); i >= 0 {
 		ev.Count = event.Some(args[i])
 	}
@@ -207,7 +252,7 @@ func (r *recorder) decodeEntry(t *ptrace.Thread, c *call, nr uint64, args [6]uin
 	if ev.FD.Known {
 		ev.Target = r.fds.look(ev.FD.Val)
 	}
-	r.fds.forget(row, args)
+	r.fds.forget(row.Edit(ev))
 	return true
 }
 
@@ -244,14 +289,14 @@ func (r *recorder) readMemoryArgs(t *ptrace.Thread, c *call) {
 func (r *recorder) Exit(t *ptrace.Thread, rval int64, failed bool) {
 	c := r.callOf(t)
 	if c.exposed != 0 {
-		r.cpu.pin(c.exposed)
+		r.cpu.Pin(c.exposed)
 		c.exposed = 0
 	}
 	if !c.active {
 		return
 	}
 	if c.ev.TID != t.TID { // execve(2) by a thread that is the leader now
-		r.cpu.renamed(c.ev.TID, t.TID)
+		r.cpu.Renamed(c.ev.TID, t.TID)
 	}
 	ret, errno := decode.Result(rval)
 	if decode.Restarts(int(-rval)) && failed {
@@ -261,7 +306,7 @@ func (r *recorder) Exit(t *ptrace.Thread, rval int64, failed bool) {
 	} else if !failed {
 		ret, errno = rval, 0
 	}
-	r.fds.forget(c.row, c.args)
+	r.fds.forget(c.row.Edit(&c.ev))
 	now := r.now()
 	ev := c.ev
 	ev.Resumed = c.pending
@@ -273,12 +318,20 @@ func (r *recorder) Exit(t *ptrace.Thread, rval int64, failed bool) {
 	if ev.Path != "" {
 		ev.Counterpart = r.inferiors.counterparts(&ev)
 	}
+	told := !r.namesOnly || c.pending || c.row.PathArg() >= 0
 	c.active, c.pending = false, false
 	r.inferiors.sawRead(&ev)
+	if !told {
+		return
+	}
 	r.send(&ev)
 	r.inferiors.describe(&ev)
-	if c.row.Class == decode.ClassOpen && len(ev.Counterpart) == 0 {
+	opens := c.row.Class == decode.ClassOpen || c.row.Class == decode.ClassStat && ev.Errno != "" && decode.MapText(string(ev.Path))
+	if opens && len(ev.Counterpart) == 0 {
 		r.inferiors.describeOpened(&ev)
+	}
+	if c.row.Class == decode.ClassStat {
+		r.inferiors.describeShutOut(&ev)
 	}
 }
 
@@ -292,9 +345,9 @@ func (r *recorder) atExit(t *ptrace.Thread, c *call, ev *event.Syscall) {
 	if len(r.fds.unread) > 0 && ev.FD.Known {
 		r.keepHead(t, c, ev)
 	}
-	if c.row.Class == decode.ClassMap && ev.Target != nil && r.view.ServedDevice(r.debugger, ev.Target.Dev) ||
+	if c.row.Class == decode.ClassMap && ev.Target != nil && r.view.RemoteDevice(r.debugger, ev.Target.Dev) ||
 		c.row.Change == decode.DropsOnExec {
-		r.findServed()
+		r.openMemory()
 	}
 	for i, kind := range c.row.Args {
 		switch kind {
@@ -374,21 +427,7 @@ func (r *recorder) keepsData(row *decode.Call, ev *event.Syscall) bool {
 // statTarget is what stat(2) said of a file. The kernel's word about the file
 // that the call reached is better than a look of ours at its name.
 func statTarget(known *event.Target, st decode.Stat) *event.Target {
-	t := event.Target{Kind: event.Unknown, Dev: st.Dev, Ino: st.Ino}
-	switch st.Mode & decode.StatTypeMask {
-	case decode.TypeFIFO:
-		t.Kind = event.FIFO
-	case decode.TypeCharDev:
-		t.Kind = event.CharDev
-	case decode.TypeDir:
-		t.Kind = event.Directory
-	case decode.TypeBlockDev:
-		t.Kind = event.BlockDev
-	case decode.TypeRegular:
-		t.Kind = event.Regular
-	case decode.TypeSocket:
-		t.Kind = event.Socket
-	}
+	t := event.Target{Kind: cmp.Or(decode.Kinds[st.Mode&decode.StatTypeMask], event.Unknown), Dev: st.Dev, Ino: st.Ino}
 	if known != nil && known.Same(t) { // a descriptor's link tells more than its mode
 		return known
 	}
@@ -398,13 +437,13 @@ func statTarget(known *event.Target, st decode.Stat) *event.Target {
 // Leave implements [ptrace.Handler]: a call that is still going on is reported
 // as unfinished.
 func (r *recorder) Leave(t *ptrace.Thread) {
-	r.cpu.free(t.TID)
+	r.cpu.Free(t.TID)
 	r.Gone(t)
 }
 
 // Gone implements [ptrace.Handler].
 func (r *recorder) Gone(t *ptrace.Thread) {
-	r.cpu.gone(t.TID)
+	r.cpu.Gone(t.TID)
 	if c := r.callOf(t); c.active && !c.pending {
 		r.unfinished(c)
 		c.active = false
@@ -428,11 +467,11 @@ func (r *recorder) send(ev *event.Syscall) {
 // read gives up to n bytes of a thread's memory, valid until the next read;
 // fewer where they are not there.
 func (r *recorder) read(tid event.TID, addr uint64, n int) []byte {
-	if cap(r.mem) < n {
-		r.mem = make([]byte, n)
+	if cap(r.buf) < n {
+		r.buf = make([]byte, n)
 	}
-	got, _ := r.readMemory(tid, addr, r.mem[:n])
-	return r.mem[:got]
+	got, _ := r.memoryOf(tid).ReadMemory(r.buf[:n], addr)
+	return r.buf[:got]
 }
 
 // readSpans gives the first n bytes that a thread's memory holds in an array of
@@ -452,51 +491,34 @@ func (r *recorder) readSpans(tid event.TID, array, entries uint64, n int) []byte
 	return data
 }
 
-// readMemory reads a thread's memory, without waiting for a file system that
-// does not answer: the thread is stopped meanwhile, and so are we.
-func (r *recorder) readMemory(tid event.TID, addr uint64, buf []byte) (int, error) {
-	if r.served != nil && r.served.Touches(addr, len(buf)) {
-		return r.served.ReadAt(buf, int64(addr))
+// memoryOf gives a thread's memory. It does not wait for a file system that does
+// not answer, where that is possible: the thread is stopped meanwhile, and so are we.
+func (r *recorder) memoryOf(tid event.TID) memory.Reader {
+	if r.record != nil {
+		return r.record
 	}
-	return ptrace.ReadMemory(tid, addr, buf)
+	if r.memory != nil {
+		return r.memory
+	}
+	return memory.Thread(tid)
 }
 
-// findServed looks which parts of the memory a file system may have to be asked
-// for. If that cannot be learned, memory is read as if there were none.
-func (r *recorder) findServed() {
-	r.looked = true
+func (r *recorder) openMemory() {
 	r.close()
-	maps, err := r.view.Maps(r.debugger)
-	if err != nil || len(r.view.Served(r.debugger, maps)) == 0 {
-		return
-	}
-	if mem, err := r.view.OpenMemory(r.debugger, maps); err == nil {
-		r.served = mem
+	r.opened = true
+	if maps, err := r.view.Maps(r.debugger); err == nil {
+		r.memory, _ = memory.Open(r.view, r.debugger, maps) // nil if it cannot be
 	}
 }
 
 func (r *recorder) close() {
-	if r.served != nil {
-		_ = r.served.Close()
-		r.served = nil
-	}
+	_ = r.memory.Close()
+	r.memory = nil
 }
 
-// readPath reads a NUL-terminated name, a page at a time; truncated says that
-// its end could not be read or that it is longer than the kernel takes.
+// readPath reads a NUL-terminated name; truncated says that its end could not be
+// read or that it is longer than the kernel takes.
 func (r *recorder) readPath(tid event.TID, addr uint64) (path event.Text, truncated bool) {
-	page := uint64(unix.Getpagesize())
-	// Most names are short: the first look is small, and within one page.
-	for n, want := 0, uint64(256); n < maxPath; want = page {
-		want = min(want, page-addr%page, uint64(maxPath-n))
-		got, err := r.readMemory(tid, addr, r.path[n:n+int(want)])
-		if end := bytes.IndexByte(r.path[n:n+got], 0); end >= 0 {
-			return event.Text(r.path[:n+end]), false
-		}
-		n, addr = n+got, addr+uint64(got)
-		if err != nil || got == 0 || n == maxPath {
-			return event.Text(r.path[:n]), n > 0
-		}
-	}
-	return event.Text(r.path[:]), true
+	b, ended, _ := memory.Text(r.memoryOf(tid), addr, r.path[:0], maxPath)
+	return event.Text(b), !ended && len(b) > 0
 }

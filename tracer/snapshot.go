@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -13,9 +14,11 @@ import (
 	"whosefd/tracer/doctor"
 	"whosefd/tracer/event"
 	"whosefd/tracer/inferior"
+	"whosefd/tracer/memory"
 	"whosefd/tracer/procview"
 	"whosefd/tracer/ptrace"
 	"whosefd/tracer/stack"
+	"whosefd/tracer/waits"
 )
 
 // SnapshotOptions say what a snapshot looks at.
@@ -25,6 +28,8 @@ type SnapshotOptions struct {
 	// Inferiors are processes that the user named, beside those that the
 	// debugger traces.
 	Inferiors []event.PID
+	// Cores are core files that the user named, beside those that the debugger has open.
+	Cores []string
 	// Stacks asks for backtraces of the threads that are blocked in a read.
 	Stacks bool
 	// Debuginfod lets backtraces ask the debuginfod servers that the user has configured.
@@ -73,6 +78,8 @@ func Snapshot(pid event.PID, o SnapshotOptions) ([]event.Event, error) {
 // they are asked for, the backtraces.
 func (s *snapshot) surroundings() {
 	names := s.inferiors()
+	names = append(names, s.unexplained(names)...)
+	s.waits() // before the backtraces, for which threads are interrupted
 	searched := make(chan []error, 1)
 	go func() { searched <- s.holders() }() // all of /proc: takes as long as the backtraces
 	if s.Stacks {
@@ -81,6 +88,32 @@ func (s *snapshot) surroundings() {
 	for _, err := range <-searched {
 		s.lost(err.Error())
 	}
+}
+
+// unexplained looks for the names of what threads read that not just one name of an inferior leads to, and
+// gives them.
+func (s *snapshot) unexplained(known []string) (found []string) {
+	for _, b := range s.blocked {
+		if !inRead(b) || b.Target.Kind == event.Regular || b.Target.Kind == event.TTY && b.FD.Val <= 2 {
+			continue
+		}
+		leads := map[string]bool{}
+		for _, name := range known {
+			if !leads[name] && s.View.Resolve(s.pid, b.TID, name).Same(*b.Target) {
+				leads[name] = true
+			}
+		}
+		if len(leads) == 1 {
+			continue
+		}
+		b.Names = s.names(b, len(leads) == 0)
+		for _, n := range b.Names {
+			if !slices.Contains(found, string(n.Text)) {
+				found = append(found, string(n.Text))
+			}
+		}
+	}
+	return found
 }
 
 // waitsForPipe says whether a thread may wait for ever.
@@ -96,6 +129,8 @@ type snapshot struct {
 	start   time.Time
 	events  []event.Event
 	blocked []*event.Blocked
+	found   []event.Inferior
+	index   func() (*procview.Index, error)
 }
 
 func (s *snapshot) now() event.Micros { return event.Micros(time.Since(s.start).Microseconds()) }
@@ -106,6 +141,9 @@ func (s *snapshot) session() error {
 	proc, err := s.View.Process(s.pid)
 	if err != nil {
 		return fmt.Errorf("look at pid %d: %w", s.pid, err)
+	}
+	if tid, err := s.View.TracerOf(s.pid); err == nil {
+		proc.Tracer = tracerOf(s.View, tid)
 	}
 	s.add(newSession(s.Tool, "snapshot", s.start, &proc))
 	return nil
@@ -180,11 +218,17 @@ func (s *snapshot) awaited(b *event.Blocked, calls *decode.Table) event.Text {
 	if !ok || row.Class != decode.ClassOpen || row.PathArg() < 0 || len(b.Args) <= row.PathArg() || b.State == "R" {
 		return ""
 	}
-	r := recorder{view: s.View, debugger: s.pid}
-	r.findServed()
-	defer r.close()
-	path, truncated := r.readPath(b.TID, uint64(b.Args[row.PathArg()]))
-	if path == "" || truncated {
+	maps, err := s.View.Maps(s.pid)
+	if err != nil {
+		return ""
+	}
+	mem, err := memory.Open(s.View, s.pid, maps)
+	if err != nil {
+		return ""
+	}
+	defer mem.Close()
+	path, ended, _ := memory.Text(mem, uint64(b.Args[row.PathArg()]), nil, maxPath)
+	if len(path) == 0 || !ended {
 		return ""
 	}
 	if i := row.DirFDArg(); i >= 0 && path[0] != '/' && event.FD(decode.Int32(uint64(b.Args[i]))) != event.AtFDCWD {
@@ -194,7 +238,7 @@ func (s *snapshot) awaited(b *event.Blocked, calls *decode.Table) event.Text {
 	if err != nil || again.Syscall != b.Syscall || !slices.Equal(again.Args, b.Args) {
 		return ""
 	}
-	return path
+	return event.Text(path)
 }
 
 // descriptors adds the table of a process; if it cannot be read, that is said
@@ -232,21 +276,145 @@ func (s *snapshot) inferiors() (suspicious []string) {
 		}
 		found = append(found, inf)
 	}
+	add := func(lm *event.LinkMap) {
+		if leadsElsewhere(lm) {
+			suspicious = append(suspicious, string(lm.Name))
+		}
+	}
+	s.found = found
 	for i := range found {
 		maps, _ := inferior.LinkMaps(s.View, found[i].PID) // Describe has said why there are none
-		s.inferior(&found[i], maps)
+		before := len(s.events)
+		if s.inferior(&found[i], maps); s.ending(found[i].PID) {
+			// Its names lead nowhere any more.
+			found[i].LinkMapError, found[i].ExeResolves = "the process is just ending", nil
+			s.events = append(s.events[:before], &found[i])
+			continue
+		}
 		for j := range maps {
-			if lm := &maps[j]; leadsElsewhere(lm) {
-				suspicious = append(suspicious, string(lm.Name))
-			}
+			add(&maps[j])
+		}
+	}
+	cores := s.cores()
+	if len(cores) > 0 {
+		s.buildIDs()
+	}
+	for _, c := range cores {
+		s.core(c)
+		for j := range c.LinkMaps {
+			add(&c.LinkMaps[j])
 		}
 	}
 	return suspicious
 }
 
+// ending says whether a process is being killed: its first thread has ended, and the
+// others follow.
+func (s *snapshot) ending(pid event.PID) bool {
+	const within = 50 * time.Millisecond
+	for deadline := time.Now().Add(within); ; time.Sleep(time.Millisecond) {
+		switch tid := s.View.Living(pid); {
+		case tid != event.TID(pid) && time.Now().Before(deadline):
+		case tid != event.TID(pid):
+			return false
+		default:
+			state, err := s.View.State(pid, tid)
+			return err != nil || state == "Z" || state == "X"
+		}
+	}
+}
+
+// cores reads the core files that the debugger has open, and those that the user named.
+func (s *snapshot) cores() (cores []*inferior.Core) {
+	files := inferior.Cores(s.View, s.pid)
+	defer func() {
+		for _, f := range files {
+			_ = f.Close()
+		}
+	}()
+	for _, name := range s.Cores {
+		f, err := s.View.OpenNamed(name)
+		switch {
+		case err != nil:
+			s.lost(fmt.Sprintf("core file: %v", err))
+		case slices.ContainsFunc(files, func(o *procview.Large) bool { return o.Target.Same(f.Target) }):
+			_ = f.Close()
+		default:
+			files = append(files, f)
+		}
+	}
+	for i, f := range files {
+		c, err := inferior.ReadCore(s.View, f, i+1, s.pid, nil)
+		if err != nil {
+			s.lost(err.Error())
+			continue
+		}
+		cores = append(cores, c)
+	}
+	return cores
+}
+
+// buildIDs adds them to the debugger's descriptors: nothing else tells whether it has the
+// library of a core open.
+func (s *snapshot) buildIDs() {
+	for _, ev := range s.events {
+		d, ok := ev.(*event.Descriptor)
+		if !ok || d.PID != s.pid || d.Target.Kind != event.Regular || d.Access == "path" {
+			continue
+		}
+		if f, err := s.View.OpenLarge(s.pid, fmt.Sprintf("%s/fd/%d", s.View.Folder(s.pid), d.FD)); err == nil {
+			d.Target.BuildID = memory.FileBuildID(f)
+			_ = f.Close()
+		}
+	}
+}
+
+// core adds a core file with the loaded objects of its process.
+func (s *snapshot) core(c *inferior.Core) {
+	c.Inferior.T = s.now()
+	s.add(&c.Inferior)
+	for i := range c.LinkMaps {
+		lm := &c.LinkMaps[i]
+		inferior.CompleteCore(s.View, lm, s.pid)
+		lm.T = s.now()
+		s.add(lm)
+	}
+}
+
+// waits adds what each thread waits for, and who could end that.
+func (s *snapshot) waits() {
+	var tracees []event.PID
+	for _, inf := range s.found {
+		if slices.ContainsFunc(s.blocked, func(b *event.Blocked) bool { return b.TID == inf.TracerTID }) {
+			tracees = append(tracees, inf.PID)
+		}
+	}
+	s.waitsOf(s.pid, tracees)
+}
+
+// waitsOf adds what each thread of a process waits for, which traces these, and who could end that.
+func (s *snapshot) waitsOf(pid event.PID, tracees []event.PID) {
+	calls, err := decode.ForArch(Arch)
+	if err != nil {
+		s.lost(err.Error())
+		return
+	}
+	s.events = append(s.events, waits.Search(s.View, []event.PID{pid}, waits.Options{Calls: calls, Start: s.start,
+		Index: s.allHeld, Tracees: map[event.PID][]event.PID{pid: tracees}})...)
+}
+
+// allHeld gives who has what open on this machine, from one look.
+func (s *snapshot) allHeld() (*procview.Index, error) {
+	if s.index == nil {
+		s.index = sync.OnceValues(s.View.Index)
+	}
+	return s.index()
+}
+
 // inferior adds a process with its descriptors and its loaded objects.
 func (s *snapshot) inferior(inf *event.Inferior, maps []event.LinkMap) {
 	inf.T = s.now()
+	inferior.CompleteProgram(s.View, inf, s.pid)
 	s.add(inf)
 	_ = s.descriptors(inf.PID) // what is missing is in the evidence
 	for i := range maps {
@@ -263,7 +431,14 @@ func leadsElsewhere(lm *event.LinkMap) bool {
 	if decode.ClassifyName(string(lm.Name)).Dependent() {
 		return true
 	}
-	return len(lm.Resolves) > 0 && !lm.Resolves[0].Same(inferior.Identity(lm)) && !lm.Resolves[0].Same(*lm.Mapped)
+	if len(lm.Resolves) == 0 {
+		return false
+	}
+	there := lm.Resolves[0].Target
+	if lm.Core != 0 {
+		return there.BuildID != lm.Mapped.BuildID && lm.Mapped.BuildID != ""
+	}
+	return !there.Same(inferior.Identity(lm)) && !there.Same(*lm.Mapped)
 }
 
 // inRead says whether a thread waits for data from a descriptor.
@@ -279,13 +454,14 @@ func (s *snapshot) holders() (errs []error) {
 		if !inRead(b) || b.Target.Kind != event.Pipe && b.Target.Kind != event.FIFO {
 			continue
 		}
-		var err error
-		b.Holders, b.Unseen, b.Searched, err = s.View.Holders(*b.Target)
-		for i := range b.Unseen {
-			b.Unseen[i].Older = s.older(b.Unseen[i].PID)
-		}
+		ix, err := s.allHeld()
 		if err != nil {
 			errs = append(errs, fmt.Errorf("who holds %s: %w", b.Target.Link, err))
+			continue
+		}
+		b.Holders, b.Searched, b.Unseen = ix.Holders(*b.Target), ix.Searched, slices.Clone(ix.Unseen)
+		for i := range b.Unseen {
+			b.Unseen[i].Older = s.older(b.Unseen[i].PID)
 		}
 	}
 	return errs
@@ -315,6 +491,45 @@ func (s *snapshot) stacks(names []string) {
 	}
 }
 
+// errPartlyDone: what a stopped thread has moved to or from a pipe or socket in a longer call is
+// the result of that, which ends by the stop (pipe(7), signal(7)).
+var errPartlyDone = errors.New("not stopped: a call that has moved a part of its bytes would end by that")
+
+// errAsksServer: a FUSE server is told of an interrupt, and may end the call by it; and from then on
+// the caller waits in state D.
+var errAsksServer = errors.New("not stopped: its call may end by that, since the server of the file system that it waits for is told")
+
+// spoilt says why a thread that sleeps at this moment would notice a stop. One that runs
+// may be on its way into such a call; nothing tells.
+func (s *snapshot) spoilt(tid event.TID) error {
+	if s.View.Wchan(s.pid, tid) == "request_wait_answer" { // fs/fuse/dev.c
+		return errAsksServer
+	}
+	now, ok := s.View.Syscall(s.pid, tid)
+	calls, err := decode.ForArch(Arch)
+	switch {
+	case !ok || err != nil:
+		return nil
+	case now.Compat(): // stopped for nothing, and an EINTR of its call could not be hidden
+		return ptrace.ErrCompat
+	}
+	partly := false
+	switch call := calls.Name(now.Nr); call {
+	case "recvfrom":
+		partly = now.Args[3]&unix.MSG_WAITALL != 0
+	case "recvmsg":
+		partly = now.Args[2]&unix.MSG_WAITALL != 0
+	case "recvmmsg":
+		partly = true
+	default:
+		partly = slices.Contains(decode.Waits(call), decode.WaitWrite)
+	}
+	if partly {
+		return errPartlyDone
+	}
+	return nil
+}
+
 const (
 	// maxStack bounds how much of a stack is copied while the thread is
 	// stopped; gdb's is some 20 kB deep when it hangs.
@@ -332,6 +547,9 @@ func (s *snapshot) stack(tid event.TID, names []string) (event.Stack, error) {
 		return event.Stack{}, fmt.Errorf("stack of thread %d: %w", tid, err)
 	}
 	err = ptrace.OnTracerThread(func() error {
+		if err := s.spoilt(tid); err != nil { // right before the stop: it may not have slept when it was looked at
+			return err
+		}
 		k := ptrace.Linux{}
 		stopped, err := ptrace.Peek(k, tid, stopWithin, func() error {
 			regs, err := k.Registers(tid)
@@ -345,8 +563,11 @@ func (s *snapshot) stack(tid event.TID, names []string) (event.Stack, error) {
 		snap.StoppedUS = stopped.Microseconds()
 		return err
 	})
-	if err != nil {
+	if errors.Is(err, errPartlyDone) || errors.Is(err, errAsksServer) || errors.Is(err, ptrace.ErrCompat) {
 		return event.Stack{}, err
+	}
+	if err != nil {
+		return event.Stack{}, doctor.ExplainAttach(s.View, s.pid, err)
 	}
 	return stack.Unwind(s.View, snap, stack.Options{Names: names, Debuginfod: s.Debuginfod}), nil
 }
@@ -355,11 +576,11 @@ func (s *snapshot) stack(tid event.TID, names []string) (event.Stack, error) {
 // holds it.
 func (s *snapshot) copyStack(tid event.TID, maps []procview.Mapping, sp uint64) (start uint64, data []byte) {
 	m, ok := procview.FindMapping(maps, sp)
-	if !ok || len(s.View.Served(s.pid, []procview.Mapping{m})) > 0 { // a stack in a file that may have to be asked for
+	if !ok || len(s.View.Remote(s.pid, []procview.Mapping{m})) > 0 { // a stack in a file that may have to be asked for
 		return sp, nil
 	}
 	start = max(sp-ptrace.RedZone, m.Start)
 	data = make([]byte, min(m.End-start, maxStack))
-	n, _ := ptrace.ReadMemory(tid, start, data)
+	n, _ := memory.Thread(tid).ReadMemory(data, start)
 	return start, data[:n]
 }

@@ -8,12 +8,15 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"whosefd/tracer/cpu"
 	"whosefd/tracer/decode"
 	"whosefd/tracer/doctor"
+	"whosefd/tracer/ebpf"
 	"whosefd/tracer/event"
 	"whosefd/tracer/procview"
 	"whosefd/tracer/ptrace"
@@ -27,6 +30,12 @@ type TraceOptions struct {
 	// Started is when PID started, as [procview.View.StartTime] had it when it
 	// was chosen: another process may have the number by now. 0: not known.
 	Started uint64
+	// Engine is how the calls are seen. Fallback, if set, is told why ptrace is
+	// used for [EngineAuto], once the process is followed.
+	Engine   Engine
+	Fallback func(why error)
+	// Asked are the names of calls that are of more interest than others, if any are.
+	Asked []string
 	// Path is the program to launch, looked up already, with Argv and Env.
 	Path string
 	Argv []string
@@ -37,7 +46,7 @@ type TraceOptions struct {
 	// For ends the trace after that time; 0 does not.
 	For time.Duration
 	// Keeper takes what is needed to give CPU masks back if this process is
-	// killed: see [StartKeeper]. Without one, threads run where they like.
+	// killed: see [cpu.Keeper]. Without one, threads run where they like.
 	Keeper io.Writer
 	// CPU is where the followed threads run meanwhile, if there is a Keeper; by
 	// default, where the process ran last.
@@ -47,6 +56,9 @@ type TraceOptions struct {
 	// Emit takes each event as it happens, on the tracer's thread: while it
 	// runs, a thread of the debugger is stopped. An error ends the trace.
 	Emit func(event.Event) error
+
+	engine  *ebpf.Engine // of somebody who has loaded it already
+	without error        // why there is none for [EngineAuto]
 }
 
 // InternalError is a panic of ours, to be reported with its stack.
@@ -74,22 +86,52 @@ type Outcome struct {
 func Trace(ctx context.Context, o TraceOptions) (Outcome, error) {
 	var out Outcome
 	err := ptrace.OnTracerThread(func() (err error) {
-		out, err = watch(ctx, o, nil)
+		out, err = follow(ctx, o, nil)
 		return err
 	})
 	return out, err
 }
 
-// watch is Trace, and Guard where g is given, on the tracer's thread.
-func watch(ctx context.Context, o TraceOptions, g *GuardOptions) (Outcome, error) {
+// Engine is a way to see system calls.
+type Engine int
+
+// The engines.
+const (
+	EnginePtrace Engine = iota // stops at each call
+	EngineEBPF                 // programs in the kernel
+	EngineAuto                 // those where the kernel and the user's rights allow them
+)
+
+// follow is Trace, and Guard where g is given, on the tracer's thread.
+func follow(ctx context.Context, o TraceOptions, g *GuardOptions) (out Outcome, err error) {
 	calls, err := decode.ForArch(Arch)
-	if err == nil {
-		err = usable(o.CPU)
-	}
 	if err != nil {
-		return Outcome{}, err
+		return out, err
 	}
+	if err := cpu.Usable(o.CPU); err != nil {
+		return out, err
+	}
+	engine, err := engineFor(&o, calls, g.needs())
+	if err != nil {
+		return out, err
+	}
+	if engine != nil {
+		if o.engine == nil {
+			defer func() { err = errors.Join(err, engine.Close()) }()
+		}
+		if g == nil {
+			return traceStopless(ctx, o, calls, engine)
+		}
+		o.Keeper = nil // threads run where they like
+	}
+	return watch(ctx, o, calls, g, engine)
+}
+
+// watch follows by ptrace, and guards where g is given: with an engine it stops
+// the debugger only where that says so.
+func watch(ctx context.Context, o TraceOptions, calls *decode.Table, g *GuardOptions, engine *ebpf.Engine) (out Outcome, err error) {
 	t := &session{o: o, start: time.Now(), loop: &ptrace.Loop{Kernel: ptrace.Linux{}, TGID: o.View.TGID}}
+	t.stop = t.loop.Stop // on the loop's own thread: seen before the next wait
 	t.loop.ListTasks = t.liveThreads
 	pid := o.PID
 	if pid == 0 {
@@ -100,15 +142,23 @@ func watch(ctx context.Context, o TraceOptions, g *GuardOptions) (Outcome, error
 	} else if err := doctor.Refuse(o.View, event.PID(os.Getpid()), pid); err != nil {
 		return Outcome{}, err
 	}
-	in := &inferiors{view: o.View, debugger: pid, named: o.Inferiors, emit: t.emit, now: t.now,
-		called: map[event.TID]event.PID{}, viaSelf: map[event.TID]bool{},
-		maps: map[event.PID][]event.LinkMap{}, toldPID: map[event.PID]bool{}, toldMap: map[entry]bool{}, serveAgain: map[bool]event.Micros{}, started: map[event.PID]uint64{}}
+	in := newInferiors(o.View, pid, o.Inferiors, t.now, t.emit)
 	rec := newRecorder(o.View, calls, t.start, pid, in, t.emit)
 	defer rec.close()
-	rec.cpu = newAffinity(o.View, pid, o.CPU, o.Keeper)
+	defer in.close()
+	rec.cpu = cpu.New(o.View, pid, o.CPU, o.Keeper)
 	t.loop.Handler = rec
+	var summoned *summonedGuard
 	if g != nil {
-		t.loop.Handler = newGuard(rec, g, t.loop.Stop)
+		rec.namesOnly = !g.Record
+		in.cores.standIns, in.cores.nowhere = g.StandIns, g.Nowhere
+		in.server = g.server(in)
+		handler := newGuard(rec, g, t.loop.Stop)
+		t.loop.Handler = handler
+		if engine != nil {
+			summoned = newSummonedGuard(handler, engine)
+			t.loop.Handler, t.loop.Summoned, t.loop.Execed = summoned, summoned.summoned, summoned.execed
+		}
 	}
 	stop, err := t.stopper(ctx)
 	if err != nil {
@@ -116,7 +166,15 @@ func watch(ctx context.Context, o TraceOptions, g *GuardOptions) (Outcome, error
 	}
 	defer stop()
 
+	endReading := func() error { return nil }
 	t.opening(pid)
+	if summoned != nil {
+		if err := summoned.begin(g.Record, t.stop); err != nil {
+			return out, err
+		}
+		endReading = sync.OnceValue(summoned.end)
+		defer func() { _ = endReading() }()
+	}
 	if o.PID == 0 {
 		err = t.loop.Adopt(pid)
 	} else if err = t.loop.Attach(pid); err != nil {
@@ -127,12 +185,22 @@ func watch(ctx context.Context, o TraceOptions, g *GuardOptions) (Outcome, error
 	if err != nil {
 		return Outcome{}, err
 	}
+	if o.PID != 0 {
+		in.cores.look() // it may have closed them for a while when it asks for a name
+	}
+	if o.without != nil && o.Fallback != nil {
+		o.Fallback(o.without)
+	}
 	if o.Attached != nil {
 		o.Attached()
 	}
-	out := Outcome{PID: pid}
+	if g != nil && g.started != nil {
+		g.started(pid)
+	}
+	out.PID = pid
 	out.Result, err = t.loop.Run()
 	stop()
+	err = errors.Join(err, endReading())
 	t.closing(ctx, pid, out.Result, rec.count, err)
 	return out, errors.Join(t.emitErr, err)
 }
@@ -142,6 +210,7 @@ type session struct {
 	o       TraceOptions
 	start   time.Time
 	loop    *ptrace.Loop
+	stop    func() // ends it soon
 	emitErr error
 }
 
@@ -154,7 +223,7 @@ func (t *session) emit(ev event.Event) {
 	}
 	t.emitErr = errPanicked // if it does, it is not called again
 	if t.emitErr = t.o.Emit(ev); t.emitErr != nil {
-		t.loop.Stop() // on the loop's own thread: seen before the next wait
+		t.stop()
 	}
 }
 
@@ -187,10 +256,11 @@ func (t *session) stopper(ctx context.Context) (func(), error) {
 	if t.o.For > 0 {
 		ctx, cancel = context.WithTimeout(ctx, t.o.For)
 	}
-	unwatch := context.AfterFunc(ctx, func() {
+	t.stop = func() {
 		t.loop.Stop()
-		waker.Wake()
-	})
+		go waker.Wake()
+	}
+	unwatch := context.AfterFunc(ctx, t.stop)
 	return func() { waker.Done(); unwatch(); cancel() }, nil
 }
 

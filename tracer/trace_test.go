@@ -3,6 +3,7 @@ package tracer
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -14,41 +15,20 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
+	"whosefd/samples/scene"
 	"whosefd/tracer/decode"
+	"whosefd/tracer/ebpf"
 	"whosefd/tracer/event"
 	"whosefd/tracer/procview"
 )
 
-// need skips a test, or fails it where everything is required, if a program is missing.
-func need(t *testing.T, programs ...string) {
-	t.Helper()
-	for _, p := range programs {
-		if _, err := exec.LookPath(p); err != nil {
-			if os.Getenv("WHOSEFD_REQUIRE") != "" {
-				t.Fatalf("needed: %v", err)
-			}
-			t.Skip(err)
-		}
-	}
-}
-
 // compile builds a C program of a test.
 func compile(t *testing.T, source string, flags ...string) string {
 	t.Helper()
-	need(t, "gcc")
-	bin := filepath.Join(t.TempDir(), "prog")
-	if err := os.WriteFile(bin+".c", []byte(source), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	args := append([]string{"-O1", "-pthread", "-o", bin, bin + ".c"}, flags...)
-	if out, err := exec.Command("gcc", args...).CombinedOutput(); err != nil {
-		t.Fatalf("gcc: %v\n%s", err, out)
-	}
-	return bin
+	return scene.Compile(t, t.TempDir(), "prog.c", source, append([]string{"gcc", "-O1", "-pthread"}, flags...)...)
 }
 
 // collector gathers the events of a trace.
@@ -86,6 +66,30 @@ func (c *collector) last() event.Event {
 	return c.events[len(c.events)-1]
 }
 
+// bothEngines runs a test with each engine.
+func bothEngines(t *testing.T, test func(*testing.T)) {
+	t.Run("ptrace", test)
+	t.Run("ebpf", func(t *testing.T) {
+		requireEBPF(t)
+		test(t)
+	})
+}
+
+func requireEBPF(t *testing.T) {
+	t.Helper()
+	if err := ebpf.Probe(); err != nil {
+		scene.Skip(t, "eBPF", err)
+	}
+}
+
+// engineOf is the one with which [bothEngines] runs a test.
+func engineOf(t *testing.T) Engine {
+	if slices.Contains(strings.Split(t.Name(), "/"), "ebpf") {
+		return EngineEBPF
+	}
+	return EnginePtrace
+}
+
 // traceCommand launches a program under the tracer. Its output goes to the test's.
 func traceCommand(t *testing.T, c *collector, argv ...string) Outcome {
 	t.Helper()
@@ -93,7 +97,7 @@ func traceCommand(t *testing.T, c *collector, argv ...string) Outcome {
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := Trace(t.Context(), TraceOptions{View: procview.New("/proc"), Tool: "test", Path: path, Argv: argv,
+	out, err := Trace(t.Context(), TraceOptions{Engine: engineOf(t), View: procview.New("/proc"), Tool: "test", Path: path, Argv: argv,
 		Env: os.Environ(), Emit: c.emit})
 	if err != nil {
 		t.Fatalf("trace %v: %v", argv, err)
@@ -104,7 +108,14 @@ func traceCommand(t *testing.T, c *collector, argv ...string) Outcome {
 // start runs a program of a test and gives a reader of what it prints.
 func start(t *testing.T, bin string, args ...string) (*exec.Cmd, *bufio.Reader) {
 	t.Helper()
+	return startWith(t, nil, bin, args...)
+}
+
+// startWith is start with a standard input.
+func startWith(t *testing.T, in io.Reader, bin string, args ...string) (*exec.Cmd, *bufio.Reader) {
+	t.Helper()
 	cmd := exec.Command(bin, args...)
+	cmd.Stdin = in
 	pipe, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -117,16 +128,13 @@ func start(t *testing.T, bin string, args ...string) (*exec.Cmd, *bufio.Reader) 
 	return cmd, bufio.NewReader(pipe)
 }
 
-func attachFor(t *testing.T, c *collector, pid int, d time.Duration) (Outcome, error) {
-	t.Helper()
-	return Trace(t.Context(), TraceOptions{View: procview.New("/proc"), Tool: "test", PID: event.PID(pid), For: d, Emit: c.emit})
-}
-
 var straceLine = regexp.MustCompile(`^(openat|read|close)\((.*)\) += (-?\d+)(?: (E[A-Z]+))?`)
 
 // TestSameAsStrace holds the calls against what strace says of the same program.
-func TestSameAsStrace(t *testing.T) {
-	need(t, "strace", "ls")
+func TestSameAsStrace(t *testing.T) { bothEngines(t, testSameAsStrace) }
+
+func testSameAsStrace(t *testing.T) {
+	scene.Require(t, "strace", "ls")
 	log := filepath.Join(t.TempDir(), "log")
 	dir := "/usr/share"
 	argv := []string{"ls", "-lR", dir}
@@ -203,7 +211,9 @@ func TestSameAsStrace(t *testing.T) {
 	}
 }
 
-func TestExitCodeAndSignal(t *testing.T) {
+func TestExitCodeAndSignal(t *testing.T) { bothEngines(t, testExitCodeAndSignal) }
+
+func testExitCodeAndSignal(t *testing.T) {
 	var c collector
 	if out := traceCommand(t, &c, "sh", "-c", "exit 7"); !out.Ended || out.Code != 7 {
 		t.Errorf("outcome %+v, want exit code 7", out)
@@ -279,7 +289,9 @@ int main(int argc, char **argv) {
 // Threads that start and end all the time, signals, forks, and execs from a
 // thread that is not the leader: the program comes to its right end, and every
 // open that it made is there.
-func TestStorm(t *testing.T) {
+func TestStorm(t *testing.T) { bothEngines(t, testStorm) }
+
+func testStorm(t *testing.T) {
 	bin := compile(t, storm)
 	var c collector
 	out := traceCommand(t, &c, bin)
@@ -306,11 +318,14 @@ func TestStorm(t *testing.T) {
 	}
 }
 
-// A thousand attach and detach cycles do not disturb the program.
-func TestAttachDetachCycles(t *testing.T) {
-	cycles := 1000
-	if testing.Short() {
-		cycles = 50
+// To attach and detach again and again does not disturb the program. (make soak does it
+// for hours.)
+func TestAttachDetachCycles(t *testing.T) { bothEngines(t, testAttachDetachCycles) }
+
+func testAttachDetachCycles(t *testing.T) {
+	cycles := 100
+	if engineOf(t) == EngineEBPF {
+		cycles = 20 // in each the kernel verifies the programs
 	}
 	bin := compile(t, `
 #define _GNU_SOURCE
@@ -374,7 +389,7 @@ int main(void) {
 				}
 			}
 		}
-		_, err := Trace(ctx, TraceOptions{View: procview.New("/proc"), PID: event.PID(cmd.Process.Pid), Emit: c.emit})
+		_, err := Trace(ctx, TraceOptions{Engine: engineOf(t), View: procview.New("/proc"), PID: event.PID(cmd.Process.Pid), Emit: c.emit})
 		cancel()
 		if err != nil {
 			_ = in.Close()
@@ -396,10 +411,10 @@ int main(void) {
 	}
 }
 
-// A call that was going on at the attach, and still is at the end, is shown
-// once, as unfinished, and is still the same call afterwards.
 // A number that another process has by now is not attached to.
-func TestAnotherProcess(t *testing.T) {
+func TestAnotherProcess(t *testing.T) { bothEngines(t, testAnotherProcess) }
+
+func testAnotherProcess(t *testing.T) {
 	cmd := exec.Command("sleep", "600")
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -413,7 +428,7 @@ func TestAnotherProcess(t *testing.T) {
 	for _, wrong := range []uint64{started - 1, started} {
 		c := &collector{}
 		ctx, cancel := context.WithCancel(t.Context())
-		_, err := Trace(ctx, TraceOptions{View: v, PID: pid, Started: wrong, Attached: cancel, Emit: c.emit})
+		_, err := Trace(ctx, TraceOptions{Engine: engineOf(t), View: v, PID: pid, Started: wrong, Attached: cancel, Emit: c.emit})
 		cancel()
 		if (err != nil) != (wrong != started) || err != nil && !strings.Contains(err.Error(), "another one has it now") {
 			t.Errorf("started at %d, expected %d: %v", started, wrong, err)
@@ -424,7 +439,11 @@ func TestAnotherProcess(t *testing.T) {
 	}
 }
 
-func TestUnfinished(t *testing.T) {
+// A call that was going on at the attach, and still is at the end, is shown
+// once, as unfinished, and is still the same call afterwards.
+func TestUnfinished(t *testing.T) { bothEngines(t, testUnfinished) }
+
+func testUnfinished(t *testing.T) {
 	bin := compile(t, `
 #include <stdio.h>
 #include <unistd.h>
@@ -445,7 +464,14 @@ int main(void) {
 	waitFor(t, func() bool { b, _ := os.ReadFile(syscallFile); return strings.HasPrefix(string(b), readNumber(t)+" ") })
 	before, _ := os.ReadFile(syscallFile)
 	var c collector
-	if _, err := attachFor(t, &c, cmd.Process.Pid, 50*time.Millisecond); err != nil {
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	c.on = func(ev event.Event) {
+		if _, ok := ev.(*event.Syscall); ok {
+			stop()
+		}
+	}
+	if _, err := Trace(ctx, TraceOptions{Engine: engineOf(t), View: procview.New("/proc"), Tool: "test", PID: event.PID(cmd.Process.Pid), Emit: c.emit}); err != nil {
 		t.Fatal(err)
 	}
 	calls := c.calls()
@@ -481,16 +507,29 @@ func readNumber(t *testing.T) string {
 
 func waitFor(t *testing.T, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("it did not come about in 10 s")
-		}
+	scene.Eventually(t, "what is waited for", ok)
+}
+
+// switches counts how often a thread has begun to wait (voluntary_ctxt_switches in
+// proc_pid_status(5)).
+func switches(t *testing.T, pid int) (n int) {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		t.Fatal(err)
 	}
+	_, rest, _ := strings.Cut(string(b), "\nvoluntary_ctxt_switches:")
+	if _, err := fmt.Sscan(rest, &n); err != nil {
+		t.Fatal(err)
+	}
+	return n
 }
 
 // A read that was going on at the attach and then ends gives its result in a
 // second event; stop and continue work meanwhile; children are not followed.
-func TestResumedAndGroupStop(t *testing.T) {
+func TestResumedAndGroupStop(t *testing.T) { bothEngines(t, testResumedAndGroupStop) }
+
+func testResumedAndGroupStop(t *testing.T) {
 	bin := compile(t, `
 #include <stdio.h>
 #include <sys/wait.h>
@@ -526,16 +565,30 @@ int main(void) {
 		s, _ := procview.New("/proc").State(event.PID(pid), event.TID(pid))
 		return s
 	}
+	var out Outcome
+	ended := make(chan struct{})
 	go func() {
-		waitFor(t, func() bool { return len(c.calls()) > 0 })
-		waitFor(t, func() bool { return state() == "S" }) // in its read again
-		_ = unix.Kill(pid, unix.SIGSTOP)
-		waitFor(t, func() bool { return state() == "t" || state() == "T" })
-		time.Sleep(20 * time.Millisecond)
-		_ = unix.Kill(pid, unix.SIGCONT)
-		_, _ = in.Write([]byte("x"))
+		defer close(ended)
+		out, err = Trace(t.Context(), TraceOptions{Engine: engineOf(t), View: procview.New("/proc"), PID: event.PID(pid), Emit: c.emit})
 	}()
-	out, err := Trace(t.Context(), TraceOptions{View: procview.New("/proc"), PID: event.PID(pid), Emit: c.emit})
+	waitFor(t, func() bool { return len(c.calls()) > 0 })
+	waitFor(t, func() bool { return state() == "S" }) // in its read again
+	before := switches(t, pid)
+	if err := unix.Kill(pid, unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	stops := 2 // for the signal, and then with its group
+	if engineOf(t) == EngineEBPF {
+		stops = 1
+	}
+	waitFor(t, func() bool { return switches(t, pid) >= before+stops && (state() == "t" || state() == "T") })
+	if err := unix.Kill(pid, unix.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := in.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	<-ended
 	if err != nil || !out.Ended {
 		t.Fatalf("outcome %+v, %v", out, err)
 	}
@@ -559,21 +612,26 @@ int main(void) {
 }
 
 // Each way to end a trace leaves the program running and untraced.
-func TestEmitErrorAndCancel(t *testing.T) {
+func TestEmitErrorAndCancel(t *testing.T) { bothEngines(t, testEmitErrorAndCancel) }
+
+func testEmitErrorAndCancel(t *testing.T) {
 	for _, how := range []string{"emit", "cancel"} {
 		t.Run(how, func(t *testing.T) {
 			cmd, _ := start(t, "sleep", "60")
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
 			fail := fmt.Errorf("disk full")
-			go func() { time.Sleep(30 * time.Millisecond); cancel() }()
-			_, err := Trace(ctx, TraceOptions{View: procview.New("/proc"), PID: event.PID(cmd.Process.Pid), Emit: func(ev event.Event) error {
-				if how == "emit" && ev.Type() == "fd" {
+			_, err := Trace(ctx, TraceOptions{Engine: engineOf(t), View: procview.New("/proc"), PID: event.PID(cmd.Process.Pid), Emit: func(ev event.Event) error {
+				if ev.Type() != "fd" {
+					return nil
+				}
+				if how == "emit" {
 					return fail
 				}
+				cancel()
 				return nil
 			}})
-			if (how == "emit") != (err != nil) {
+			if how == "emit" && !errors.Is(err, fail) || how == "cancel" && err != nil {
 				t.Errorf("error %v", err)
 			}
 			tracer, err := procview.New("/proc").TracerOf(event.PID(cmd.Process.Pid))

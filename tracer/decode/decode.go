@@ -13,7 +13,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
-	"strings"
+	"sync"
 
 	"github.com/elastic/go-seccomp-bpf/arch"
 )
@@ -109,23 +109,6 @@ const (
 	ClassMake         // makes a descriptor from nothing, or receives one
 )
 
-// Change is what a successful call does to the caller's descriptor table.
-type Change uint8
-
-// The changes. A table that is kept while calls go by stays right if the
-// entries that [Drops], [Replaces], [DropsRange] and [DropsOnExec] name are
-// forgotten: no call gives a number that is in use a new meaning otherwise.
-const (
-	Keeps       Change = iota
-	Makes              // the result is a new descriptor
-	MakesPair          // two new ones, at FDPair
-	MayMake            // new ones may have come, and the result does not say which
-	Drops              // the FD is closed, even where close(2) reports an error other than EBADF
-	DropsRange         // FirstFD to LastFD are closed, or marked close-on-exec
-	Replaces           // the number NewFD now means what FD means
-	DropsOnExec        // all that are marked close-on-exec are closed
-)
-
 // Call is one system call.
 type Call struct {
 	Name string
@@ -134,12 +117,12 @@ type Call struct {
 
 	Class  Class
 	Change Change
-	// Shown says that it belongs into a trace; the others are decoded only
+	// Shown says that it belongs in a trace; the others are decoded only
 	// because they change what descriptors or names mean.
 	Shown bool
 
-	path, dirFD, fd, newFD, flags, count, offset, mode, pid, remote, word int8
-	exit                                                                  bool
+	path, dirFD, fd, newFD, flags, count, offset, mode, pid, remote, word, first, last int8
+	exit                                                                               bool
 }
 
 // PathArg is the index of the argument that holds the name, -1 without one.
@@ -170,7 +153,7 @@ func (c *Call) OffsetArg() int { return int(c.offset) }
 // ModeArg is the index of the permission bits of a new file, -1 without them.
 func (c *Call) ModeArg() int { return int(c.mode) }
 
-// ShownWith says whether a call with these arguments belongs into a trace: mmap(2)
+// ShownWith says whether a call with these arguments belongs in a trace: mmap(2)
 // does with a file, ptrace(2) where it reads memory. A debugger makes very many
 // other calls of both.
 func (c *Call) ShownWith(args [6]uint64) bool {
@@ -196,16 +179,6 @@ func (c *Call) PIDArg() int { return int(c.pid) }
 // beyond its result: a new descriptor, or memory that the kernel filled.
 func (c *Call) NeedsExit() bool { return c.exit }
 
-// MakesFD says that the result of the call, if it is no error, is a new
-// descriptor. args are its arguments: fcntl(2) makes one only for some.
-func (c *Call) MakesFD(args [6]uint64) bool {
-	if c.Name == "fcntl" {
-		cmd := uint32(args[1])
-		return cmd == fDupFD || cmd == fDupFDCloexec
-	}
-	return c.Ret == RetNewFD
-}
-
 // HasMode says that the call's Mode argument counts: open(2) ignores it unless
 // it may make a file.
 func (t *Table) HasMode(c *Call, args [6]uint64) bool {
@@ -230,7 +203,7 @@ func (c *Call) index() {
 	c.path, c.dirFD, c.fd = at(Path), at(DirFD), at(FD, MapFD)
 	c.newFD, c.count, c.offset, c.mode = at(NewFD), at(Count, BufSize), at(Offset), at(Mode)
 	c.flags = at(OpenFlags, AtFlags, AtAccess, AtStatx, AccessMode, Whence, Cmd, MapFlags, FileFlags, MemfdFlags, CloseFlags, RWFlags, PtraceCmd)
-	c.pid, c.remote, c.word = at(PID), at(RemoteAddr), at(Word)
+	c.pid, c.remote, c.word, c.first, c.last = at(PID), at(RemoteAddr), at(Word), at(FirstFD), at(LastFD)
 	c.exit = c.Change != Keeps || at(Buf, StatBuf, StatxBuf, FDPair, RemoteIovec, Word) >= 0
 }
 
@@ -251,11 +224,11 @@ type Table struct {
 func ForArch(goarch string) (*Table, error) {
 	switch goarch {
 	case "386":
-		return i386, nil
+		return i386(), nil
 	case "amd64":
-		return amd64, nil
+		return amd64(), nil
 	case "arm64":
-		return arm64, nil
+		return arm64(), nil
 	}
 	return nil, fmt.Errorf("no table of system calls for architecture %q: amd64 and arm64 are known", goarch)
 }
@@ -263,8 +236,8 @@ func ForArch(goarch string) (*Table, error) {
 // Compat is the table of 32-bit programs on the same machine; nil where it is not
 // known.
 func (t *Table) Compat() *Table {
-	if t == amd64 {
-		return i386
+	if t.goarch == "amd64" {
+		return i386()
 	}
 	return nil
 }
@@ -299,40 +272,16 @@ func (t *Table) Number(name string) (uint64, bool) {
 // ByName gives the row of a call by its name, whatever the architecture; false
 // for one that we do not decode.
 func ByName(name string) (*Call, bool) {
-	if name == "" {
-		return nil, false
-	}
-	for h := nameHash(name); ; h++ {
-		c := named[h%uint(len(named))]
-		if c == nil || c.Name == name {
-			return c, c != nil
-		}
-	}
-}
-
-// named holds the rows by nameHash, each at the first free place from there on.
-// A map costs a reader of a million calls several times as much.
-var named = func() (t [512]*Call) {
-	for name, c := range byName {
-		h := nameHash(name)
-		for t[h%uint(len(t))] != nil {
-			h++
-		}
-		t[h%uint(len(t))] = c
-	}
-	return t
-}()
-
-func nameHash(name string) uint {
-	n := len(name)
-	return uint(n)*37 + uint(name[0])*53 + uint(name[n/2])*101 + uint(name[n-1])*7
+	c, ok := byName[name]
+	return c, ok
 }
 
 var (
 	byName = index(rows)
-	amd64  = newTable("amd64", arch.X86_64)
-	arm64  = newTable("arm64", arch.AARCH64)
-	i386   = newTable("386", arch.I386)
+	// A process mostly needs one of these.
+	amd64 = sync.OnceValue(func() *Table { return newTable("amd64", arch.X86_64) })
+	arm64 = sync.OnceValue(func() *Table { return newTable("arm64", arch.AARCH64) })
+	i386  = sync.OnceValue(func() *Table { return newTable("386", arch.I386) })
 )
 
 func index(rows []Call) map[string]*Call {
@@ -427,22 +376,6 @@ func Errno(e int) string {
 	return ""
 }
 
-// ErrnoNumber is the number of an error by its name; 0 for none.
-func ErrnoNumber(name string) int {
-	if name == "" {
-		return 0
-	}
-	switch name {
-	case "EWOULDBLOCK":
-		name = "EAGAIN"
-	case "EDEADLOCK":
-		name = "EDEADLK"
-	case "ENOTSUP":
-		name = "EOPNOTSUPP"
-	}
-	return max(0, slices.Index(errnoNames[:], name))
-}
-
 // Signal is the name of a signal, such as "SIGINT" for 2. Real-time signals
 // are counted from the kernel's SIGRTMIN, 32, as strace has them: "SIGRT_2".
 // It is "" for what is no signal.
@@ -458,17 +391,4 @@ func Signal(n int) string {
 		return "SIGRTMAX"
 	}
 	return ""
-}
-
-// SignalNumber is the number of a signal by its name; 0 for none.
-func SignalNumber(name string) int {
-	if !strings.HasPrefix(name, "SIG") {
-		return 0
-	}
-	for n := 1; n <= 64; n++ {
-		if Signal(n) == name {
-			return n
-		}
-	}
-	return 0
 }

@@ -3,6 +3,8 @@ package decode
 import (
 	"encoding/binary"
 	"fmt"
+
+	"whosefd/tracer/event"
 )
 
 // Stat is what we use of struct stat and struct statx.
@@ -10,8 +12,7 @@ type Stat struct {
 	Mode uint32 // file type and permissions, inode(7)
 	Dev  uint64 // makedev(3) encoding, as event.Target has it
 	Ino  uint64
-	Size int64  // bytes
-	Rdev uint64 // of a device file, makedev(3) encoding
+	Size int64 // bytes
 }
 
 // The sizes of the structures, bytes. StatSize is the larger of the two.
@@ -19,8 +20,7 @@ const (
 	StatSize     = 144
 	StatxSize    = 256
 	IovecSize    = 16
-	OpenHowSize  = 24 // OPEN_HOW_SIZE_VER0, linux/openat2.h
-	FDPairSize   = 8
+	OpenHowSize  = 24       // OPEN_HOW_SIZE_VER0, linux/openat2.h
 	StatTypeMask = 0o170000 // S_IFMT
 )
 
@@ -31,9 +31,20 @@ const (
 	TypeDir      = 0o040000
 	TypeBlockDev = 0o060000
 	TypeRegular  = 0o100000
-	TypeLink     = 0o120000
 	TypeSocket   = 0o140000
 )
+
+// Kinds has the kind of file for each of these. It tells neither pipes from FIFOs, nor
+// terminals from other devices.
+var Kinds = map[uint32]event.Kind{
+	TypeFIFO: event.FIFO, TypeCharDev: event.CharDev, TypeDir: event.Directory,
+	TypeBlockDev: event.BlockDev, TypeRegular: event.Regular, TypeSocket: event.Socket,
+}
+
+// IsTerminal says whether a character device is one, by its major number
+// (Documentation/admin-guide/devices.txt): 4 and 5 are terminals and serial
+// lines, 136 to 143 the other side of pseudo-terminals.
+func IsTerminal(major uint32) bool { return major == 4 || major == 5 || major >= 136 && major <= 143 }
 
 // Makedev puts the two halves of a device number together as makedev(3) of
 // glibc does; for the numbers that Linux gives out it equals st_dev.
@@ -43,11 +54,11 @@ func Makedev(major, minor uint32) uint64 {
 }
 
 // statLayout has the offsets of the fields of struct stat.
-type statLayout struct{ size, mode, rdev, fileSize int }
+type statLayout struct{ size, mode, fileSize int }
 
 var (
-	statAMD64 = statLayout{size: 144, mode: 24, rdev: 40, fileSize: 48} // arch/x86/include/uapi/asm/stat.h
-	statARM64 = statLayout{size: 128, mode: 16, rdev: 32, fileSize: 48} // asm-generic/stat.h
+	statAMD64 = statLayout{size: 144, mode: 24, fileSize: 48} // arch/x86/include/uapi/asm/stat.h
+	statARM64 = statLayout{size: 128, mode: 16, fileSize: 48} // asm-generic/stat.h
 )
 
 // StatSize is the size of the architecture's struct stat, bytes.
@@ -63,7 +74,6 @@ func (t *Table) Stat(b []byte) (Stat, error) {
 		Dev:  binary.LittleEndian.Uint64(b),
 		Ino:  binary.LittleEndian.Uint64(b[8:]),
 		Mode: binary.LittleEndian.Uint32(b[l.mode:]),
-		Rdev: binary.LittleEndian.Uint64(b[l.rdev:]),
 		Size: int64(binary.LittleEndian.Uint64(b[l.fileSize:])),
 	}, nil
 }
@@ -78,7 +88,6 @@ func Statx(b []byte) (Stat, error) {
 		Mode: uint32(binary.LittleEndian.Uint16(b[28:])),
 		Ino:  binary.LittleEndian.Uint64(b[32:]),
 		Size: int64(binary.LittleEndian.Uint64(b[40:])),
-		Rdev: Makedev(u32(128), u32(132)),
 		Dev:  Makedev(u32(136), u32(140)),
 	}, nil
 }
@@ -131,13 +140,4 @@ func Bytes(spans []Span) uint64 {
 		sum += s.Len
 	}
 	return sum
-}
-
-// ParseFDPair reads the two descriptors that pipe(2) and socketpair(2) leave
-// in memory.
-func ParseFDPair(b []byte) (fds [2]int32, err error) {
-	if len(b) < FDPairSize {
-		return fds, fmt.Errorf("pair of descriptors: %d bytes of %d", len(b), FDPairSize)
-	}
-	return [2]int32{int32(binary.LittleEndian.Uint32(b)), int32(binary.LittleEndian.Uint32(b[4:]))}, nil
 }

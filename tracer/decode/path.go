@@ -350,69 +350,8 @@ func number(s string) int64 {
 	return v
 }
 
-// derivedSuffixes are what debuggers append to the name of a library to find
-// what belongs to it: DWARF packages, separate debug info, scripts.
-var derivedSuffixes = []string{".dwp", ".dwo", ".dwz", ".debug", "-gdb.py", "-gdb.gdb", "-gdb.scm"}
-
-// Derived says that a debugger made name out of base, the name of a library:
-// base and a suffix ("lib.so.dwp", "/proc/self/fd/4-gdb.py"), the same below a
-// folder ("/usr/lib/debug/proc/self/fd/4.debug"), or a file for a debug link
-// beside it ("/usr/lib/.debug/lib.debug"). That such a name leads nowhere is
-// normal.
-func Derived(name, base string) bool {
-	name, base = squeeze(name), squeeze(base)
-	if base == "" || name == base {
-		return false
-	}
-	for _, suffix := range derivedSuffixes {
-		stem, ok := strings.CutSuffix(name, suffix)
-		if !ok {
-			continue
-		}
-		if stem == base {
-			return true
-		}
-		if prefix, ok := strings.CutSuffix(stem, base); ok && prefix != "" {
-			if base[0] == '/' || strings.HasSuffix(prefix, "/") {
-				return true
-			}
-		}
-	}
-	slash := strings.LastIndexByte(base, '/')
-	if slash < 0 {
-		return false
-	}
-	dir := base[:slash]
-	if i := strings.LastIndexByte(name, '/'); i >= 0 && strings.HasSuffix(name, ".debug") && name[:i] == dir+"/.debug" {
-		return true
-	}
-	// In a directory of descriptors there is nothing but numbers.
-	b, n := ClassifyName(base), ClassifyName(name)
-	return n.Derived && (b.Kind == SelfFD || b.Kind == PIDFD) && (n.FD == b.FD || n.FD < 0) && strings.Contains(name, dir+"/")
-}
-
-// squeeze takes "//" and "/./" out of a name, and a leading "./".
-func squeeze(name string) string {
-	for strings.HasPrefix(name, "./") {
-		name = strings.TrimLeft(name[2:], "/")
-	}
-	if !strings.Contains(name, "//") && !strings.Contains(name, "/./") {
-		return name
-	}
-	out := make([]byte, 0, len(name))
-	for i := 0; i < len(name); i++ {
-		if name[i] == '/' {
-			if len(out) > 0 && out[len(out)-1] == '/' {
-				continue
-			}
-			for strings.HasPrefix(name[i:], "/./") {
-				i += 2
-			}
-			if len(out) > 0 && out[len(out)-1] == '/' {
-				continue
-			}
-		}
-		out = append(out, name[i])
-	}
-	return string(out)
+// MapText says whether a name is what the kernel shows of a mapped file that has none, or had one that was
+// deleted (proc_pid_maps(5)): "/memfd:plugin (deleted)". Symbolizers take it for a path.
+func MapText(name string) bool {
+	return strings.HasPrefix(name, "/") && strings.HasSuffix(name, " (deleted)")
 }

@@ -158,38 +158,6 @@ func TestClassifyNameAgainstKernel(t *testing.T) {
 	}
 }
 
-func TestDerived(t *testing.T) {
-	for _, tc := range []struct {
-		name, base string
-		want       bool
-	}{
-		{"/proc/self/fd/4.dwp", "/proc/self/fd/4", true},
-		{"/proc/self/fd/4-gdb.py", "/proc/self/fd/4", true},
-		{"/proc/self/fd/4-gdb.gdb", "/proc//self/fd/4", true},
-		{"/proc/self/fd/4-gdb.scm", "/proc/self/fd/4", true},
-		{"/proc/self/fd/proc/self/fd/4.dwp", "/proc/self/fd/4", true},
-		{"/usr/lib/debug//proc/self/fd/4.debug", "/proc/self/fd/4", true},
-		{"/usr/share/gdb/auto-load/proc/self/fd/4-gdb.py", "/proc/self/fd/4", true},
-		{"/proc/self/fd/.debug/lib.debug", "/proc/self/fd/4", true},
-		{"/usr/lib/.debug/libx.so.1.debug", "/usr/lib/libx.so", true},
-		{"/usr/lib/libx.so.debug", "/usr/lib/libx.so", true},
-		{"/build/lib.so.dwp", "./lib.so", true},
-		{"/build/mylib.so.dwp", "lib.so", false},
-		{"/proc/self/fd/4", "/proc/self/fd/4", false},
-		{"/proc/self/fd/14.dwp", "/proc/self/fd/4", false},
-		{"/proc/self/fd/5.dwp", "/proc/self/fd/4", false},
-		{"/proc/self/fd/5", "/proc/self/fd/4", false},
-		{"/proc/self/fd/4x", "/usr/lib/4", false},
-		{"/usr/lib/libx.so.1", "/usr/lib/libx.so", false},
-		{"/sysroot/proc/self/fd/4", "/proc/self/fd/4", false},
-		{"lib.so.dwp", "", false},
-	} {
-		if got := Derived(tc.name, tc.base); got != tc.want {
-			t.Errorf("Derived(%q, %q) = %v", tc.name, tc.base, got)
-		}
-	}
-}
-
 func FuzzClassifyName(f *testing.F) {
 	for _, s := range []string{"/proc/self/fd/4", "/proc/1/root/proc/self/fd/4.dwp", "/dev/fd/../../x", "/proc/thread-self/../1/fd/0/", "/a/proc//self/fd/7-gdb.py"} {
 		f.Add(s)
@@ -217,8 +185,6 @@ func FuzzClassifyName(f *testing.F) {
 		if again := ClassifyName(strings.ReplaceAll(name, "/", "/.//")); again.Kind != n.Kind || again.FD != n.FD || again.PID != n.PID || again.Link != n.Link || again.Derived != n.Derived {
 			t.Errorf("%q: %+v, with more slashes %+v", name, n, again)
 		}
-		Derived(name, "/proc/self/fd/4")
-		Derived("/proc/self/fd/4.dwp", name)
 	})
 }
 

@@ -31,11 +31,10 @@ var rows = []Call{
 	{Name: "close", Args: []Arg{FD}, Class: ClassClose, Change: Drops, Shown: true},
 	{Name: "close_range", Args: []Arg{FirstFD, LastFD, CloseFlags}, Class: ClassClose, Change: DropsRange, Shown: true},
 
-	{Name: "dup", Args: []Arg{FD}, Ret: RetNewFD, Class: ClassDup, Change: Makes, Shown: true},
+	{Name: "dup", Args: []Arg{FD}, Ret: RetNewFD, Class: ClassDup, Change: Copies, Shown: true},
 	{Name: "dup2", Args: []Arg{FD, NewFD}, Ret: RetNewFD, Class: ClassDup, Change: Replaces, Shown: true},
 	{Name: "dup3", Args: []Arg{FD, NewFD, FileFlags}, Ret: RetNewFD, Class: ClassDup, Change: Replaces, Shown: true},
-	// Whether fcntl makes a descriptor depends on its command: MakesFD.
-	{Name: "fcntl", Args: []Arg{FD, Cmd, CmdArg}, Ret: RetInt, Class: ClassDup, Change: MayMake, Shown: true},
+	{Name: "fcntl", Args: []Arg{FD, Cmd, CmdArg}, Ret: RetInt, Class: ClassDup, Change: ByCommand, Shown: true},
 
 	{Name: "stat", Args: []Arg{Path, StatBuf}, Class: ClassStat, Shown: true},
 	{Name: "lstat", Args: []Arg{Path, StatBuf}, Class: ClassStat, Shown: true},

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"reflect"
 )
 
 // MaxLine bounds a line of a recording, in bytes.
@@ -16,7 +17,7 @@ const MaxLine = 16 << 20
 // [bufio.Writer] where that matters.
 type Writer struct {
 	w    io.Writer
-	call []byte // the line of a system call
+	line []byte
 	buf  bytes.Buffer
 	enc  *json.Encoder
 }
@@ -32,11 +33,12 @@ func NewWriter(w io.Writer) *Writer {
 // Write writes one event as one line, with a single call of the underlying
 // writer.
 func (w *Writer) Write(ev Event) error {
-	if s, ok := ev.(*Syscall); ok && s != nil {
-		w.call = append(w.call[:0], `{"type":"syscall",`...)
-		if w.call, ok = appendSyscall(w.call, s); ok {
-			w.call = append(w.call, '\n')
-			_, err := w.w.Write(w.call)
+	at := reflect.ValueOf(ev).UnsafePointer()
+	if r := recordOf[reflect.TypeOf(ev)]; r != nil && r.fields != nil && at != nil {
+		var ok bool
+		if w.line, ok = r.fields.write(append(w.line[:0], r.head...), at); ok {
+			w.line = append(w.line, "}\n"...)
+			_, err := w.w.Write(w.line)
 			return err
 		}
 	}
@@ -63,19 +65,16 @@ func (w *Writer) writeJSON(ev Event) error {
 
 // Reader reads events from JSON lines.
 type Reader struct {
-	br    *bufio.Reader
-	line  int
-	long  []byte
-	calls *callParser
+	br   *bufio.Reader
+	line int
+	long []byte
+	fast *parser
 }
 
 // NewReader reads from r.
 func NewReader(r io.Reader) *Reader {
-	return &Reader{br: bufio.NewReaderSize(r, 1<<20), calls: newCallParser()}
+	return &Reader{br: bufio.NewReaderSize(r, 1<<20), fast: newParser()}
 }
-
-// Line is the number of the line that the last Next read, from 1.
-func (r *Reader) Line() int { return r.line }
 
 // ErrCut says that the last line is not complete: the recording was cut off.
 var ErrCut = errors.New("the last line is cut off")
@@ -89,8 +88,8 @@ func (r *Reader) Next() (Event, error) {
 		if err != nil {
 			return nil, err
 		}
-		if s := r.calls.parse(b); s != nil {
-			return s, nil
+		if ev := r.fast.parse(b); ev != nil {
+			return ev, nil
 		}
 		if len(bytes.TrimSpace(b)) == 0 {
 			continue
@@ -141,10 +140,11 @@ func decode(b []byte) (Event, error) {
 	if head.Type == nil {
 		return nil, errors.New(`no "type" field: not a line of a recording`)
 	}
-	ev := newEvent(*head.Type)
-	if ev == nil {
+	r := recordNamed[*head.Type]
+	if r == nil {
 		return nil, nil
 	}
+	ev := r.new()
 	if err := json.Unmarshal(b, ev); err != nil {
 		return nil, fmt.Errorf("%s event: %w", *head.Type, err)
 	}
@@ -152,28 +152,4 @@ func decode(b []byte) (Event, error) {
 		return nil, fmt.Errorf("schema %q: this whosefd reads %s", s.Schema, Schema)
 	}
 	return ev, nil
-}
-
-func newEvent(typ string) Event {
-	switch typ {
-	case "session":
-		return new(Session)
-	case "syscall":
-		return new(Syscall)
-	case "fd":
-		return new(Descriptor)
-	case "inferior":
-		return new(Inferior)
-	case "link_map":
-		return new(LinkMap)
-	case "blocked":
-		return new(Blocked)
-	case "stack":
-		return new(Stack)
-	case "lost":
-		return new(Lost)
-	case "end":
-		return new(End)
-	}
-	return nil
 }

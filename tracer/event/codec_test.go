@@ -22,9 +22,12 @@ func examples() []Event {
 			Counterpart: []Counterpart{{PID: 2162, FD: Some[FD](4), Target: Target{Kind: Memfd, Dev: 1, Ino: 1026}}}},
 		&Syscall{T: 3, PID: 1, TID: 1, Name: "open", Path: "\x1b[31m\xfe\u202e\u00e9\U0001F600\"\\\n", Ret: Some[int64](-1), Errno: "ENOENT"},
 		&Descriptor{PID: 1, FD: 0, Access: "rw", Target: Target{Kind: TTY, Link: "/dev/pts/1", Dev: 24, Ino: 4}},
-		&Inferior{Process: Process{PID: 7, Comm: "x"}, TracerTID: 3, Static: true, State: "t", Tracer: &Tracer{PID: 3, Comm: "g\xff"}},
+		&Inferior{Process: Process{PID: 7, Comm: "x", Tracer: &Tracer{PID: 3, Comm: "g\xff"}}, TracerTID: 3, Static: true, State: "t"},
 		&LinkMap{PID: 7, Addr: 0x7fff00000000, Name: "/proc/self/fd/4", Mapped: &pipe, Reachable: []Text{"/proc/7/fd/4"},
 			Resolves: []Resolution{{PID: 1, Target: Target{Kind: Unknown, Error: "ENOENT"}}}},
+		&Inferior{Process: Process{Comm: "prog", Exe: "/memfd:p (deleted)"}, Core: &Core{ID: 1, PID: 7, Signal: "SIGSEGV", Arch: "386",
+			Missing: 4096, Target: Target{Kind: Regular, Link: "/tmp/core\n", Dev: 1, Ino: 2}}},
+		&LinkMap{Core: 1, Addr: 0x7fff00000000, Name: "/proc/self/fd/4", Mapped: &Target{Kind: Memfd, Link: "/memfd:p (deleted)", BuildID: "ab01"}},
 		&Blocked{PID: 1, TID: 2, Syscall: "read", FD: Some[FD](0), Args: []Hex{0, 1}, Holders: []Holder{{PID: 1, FD: 3}}},
 		&Stack{PID: 1, TID: 2, Frames: []Frame{{PC: 1, Function: "f<T>"}}},
 		&Lost{Reason: "x"},
@@ -60,6 +63,21 @@ func TestRoundTrip(t *testing.T) {
 	}
 	if _, err := r.Next(); err != io.EOF {
 		t.Errorf("at the end: %v, want io.EOF", err)
+	}
+}
+
+// Of a core there is no process id to be written, and yet each core is an inferior of its own.
+func TestCoreOwners(t *testing.T) {
+	inf := Inferior{Core: &Core{ID: 2, PID: 7}}
+	if lm := (LinkMap{Core: 2}); lm.Owner() != inf.Owner() || lm.Owner() == (&LinkMap{Core: 1}).Owner() || lm.Owner() >= NoPID {
+		t.Errorf("owners %d and %d", lm.Owner(), inf.Owner())
+	}
+	if lm := (LinkMap{PID: 7}); lm.Owner() != 7 {
+		t.Errorf("owner %d of a process's entry", lm.Owner())
+	}
+	var buf bytes.Buffer
+	if err := NewWriter(&buf).Write(&inf); err != nil || strings.Contains(buf.String(), `"pid":0`) {
+		t.Errorf("%s, %v", buf.String(), err)
 	}
 }
 

@@ -31,10 +31,18 @@ func (o Opt[T]) Or(def T) T {
 // Is says whether the value is known and equal to v.
 func (o Opt[T]) Is(v T) bool { return o.Known && o.Val == v }
 
+func (Opt[T]) optional() {}
+
+// optional is an Opt of any type.
+type optional interface{ optional() }
+
 // MarshalJSON writes the bare value, null where it is not known.
 func (o Opt[T]) MarshalJSON() ([]byte, error) {
 	if !o.Known {
 		return []byte("null"), nil
+	}
+	if m, ok := any(o.Val).(json.Marshaler); ok {
+		return m.MarshalJSON() // whether <, > and & are escaped is for the caller's encoder
 	}
 	return json.Marshal(o.Val)
 }

@@ -31,9 +31,9 @@ func interruptedCall(_ event.TID, regs *unix.PtraceRegs) (call *Call, hidden boo
 
 // startOver makes the registers of a thread at the entry of a call those of one
 // that is about to run the instruction again, and whose call is skipped; false
-// for a call that restarts by itself.
+// for a call that restarts by itself, as itself.
 func startOver(regs *unix.PtraceRegs) bool {
-	if !alwaysEINTR[regs.Orig_rax] {
+	if !alwaysEINTR[regs.Orig_rax] && !restartsAsAnother[regs.Orig_rax] {
 		return false
 	}
 	regs.Rax = regs.Orig_rax
@@ -50,6 +50,12 @@ func negative(v uint64) uint64 { return ^v + 1 }
 var alwaysEINTR = map[uint64]bool{
 	unix.SYS_EPOLL_WAIT: true, unix.SYS_EPOLL_PWAIT: true, unix.SYS_EPOLL_PWAIT2: true,
 	unix.SYS_SEMOP: true, unix.SYS_SEMTIMEDOP: true, unix.SYS_IO_GETEVENTS: true, unix.SYS_RT_SIGTIMEDWAIT: true,
+}
+
+// restartsAsAnother are the calls that go on as restart_syscall(2), which does not show
+// what is waited for.
+var restartsAsAnother = map[uint64]bool{
+	unix.SYS_POLL: true, unix.SYS_NANOSLEEP: true, unix.SYS_CLOCK_NANOSLEEP: true, unix.SYS_FUTEX: true,
 }
 
 // SetCall makes the registers those of a system call that is about to be made

@@ -6,6 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"whosefd/tracer/event"
+	"whosefd/tracer/memory"
 )
 
 // interruptedCall says which call a stopped thread is in the middle of. On
@@ -20,7 +21,7 @@ import (
 func interruptedCall(tid event.TID, regs *unix.PtraceRegs) (call *Call, hidden bool) {
 	const svc0 = 0xd4000001
 	var ins [4]byte
-	if n, err := ReadMemory(tid, regs.Pc, ins[:]); err != nil || n != len(ins) || binary.LittleEndian.Uint32(ins[:]) != svc0 {
+	if _, err := memory.Thread(tid).ReadMemory(ins[:], regs.Pc); err != nil || binary.LittleEndian.Uint32(ins[:]) != svc0 {
 		return nil, false
 	}
 	return &Call{Nr: regs.Regs[8], Args: [6]uint64(regs.Regs[:6])}, false

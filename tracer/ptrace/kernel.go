@@ -57,6 +57,26 @@ func (Linux) Interrupt(tid event.TID) error {
 // Wait implements [Kernel]. __WNOTHREAD keeps it from the children that other
 // parts of the program started.
 func (Linux) Wait(tid event.TID, block bool) (event.TID, unix.WaitStatus, error) {
+	if tid != 0 || !block {
+		return take(tid, block)
+	}
+	for {
+		tid, ws, err := leave()
+		if err != nil || ws.Stopped() && ws.TrapCause() != unix.PTRACE_EVENT_EXEC {
+			return tid, ws, err
+		}
+		// The end of a thread is to be taken, and so is a stop at exec: the kernel refuses all
+		// requests to a thread that has got another id and whose stop was not taken.
+		switch got, ws, err := take(tid, false); {
+		case errors.Is(err, unix.ECHILD), err == nil && got == 0: // an exec took its id meanwhile
+		default:
+			return got, ws, err
+		}
+	}
+}
+
+// take takes the next status change from the kernel, of any tracee if tid is 0.
+func take(tid event.TID, block bool) (event.TID, unix.WaitStatus, error) {
 	which := -1
 	if tid != 0 {
 		which = int(tid)
@@ -68,6 +88,39 @@ func (Linux) Wait(tid event.TID, block bool) (event.TID, unix.WaitStatus, error)
 	var ws unix.WaitStatus
 	pid, err := unix.Wait4(which, &ws, options, nil)
 	return event.TID(pid), ws, err
+}
+
+// siginfo is the beginning of siginfo_t as waitid(2) fills it (asm-generic/siginfo.h).
+type siginfo struct {
+	signo, errno, code, _ int32
+	pid, uid, status, _   int32
+	_                     [96]byte
+}
+
+// Values of si_code, sigaction(2).
+const (
+	cldExited  = 1
+	cldTrapped = 4
+)
+
+// leave waits for a thread to stop or to end, and leaves its state with the kernel. Were a
+// signal-delivery-stop taken, and we were killed before the thread goes on, the kernel would let it go
+// without the signal; gdb would wait for its SIGCHLD for ever.
+func leave() (event.TID, unix.WaitStatus, error) {
+	var info siginfo
+	_, _, errno := unix.Syscall6(unix.SYS_WAITID, unix.P_ALL, 0, uintptr(unsafe.Pointer(&info)),
+		unix.WEXITED|unix.WNOWAIT|unix.WALL|unix.WNOTHREAD, 0, 0)
+	if errno != 0 {
+		return 0, 0, errno
+	}
+	ws := unix.WaitStatus(info.status & 0x7f) // killed
+	switch info.code {
+	case cldExited:
+		ws = unix.WaitStatus(info.status&0xff) << 8
+	case cldTrapped:
+		ws = unix.WaitStatus(info.status)<<8 | 0x7f
+	}
+	return event.TID(info.pid), ws, nil
 }
 
 // rawInfo is struct ptrace_syscall_info with the union as its entry part.
@@ -106,11 +159,8 @@ var ErrCompat = errors.New("it runs a 32-bit program")
 // has others.
 func (Linux) Registers(tid event.TID) (*unix.PtraceRegs, error) {
 	regs := new(unix.PtraceRegs)
-	iov := unix.Iovec{Base: (*byte)(unsafe.Pointer(regs))}
-	iov.SetLen(int(unsafe.Sizeof(*regs)))
-	err := ptraceData(unix.PTRACE_GETREGSET, tid, ntPrstatus, unsafe.Pointer(&iov))
-	runtime.KeepAlive(regs)
-	if err == nil && iov.Len != uint64(unsafe.Sizeof(*regs)) {
+	n, err := registerSet(unix.PTRACE_GETREGSET, tid, ntPrstatus, asBytes(regs))
+	if err == nil && n != len(asBytes(regs)) {
 		return nil, ErrCompat
 	}
 	return regs, err
@@ -118,21 +168,28 @@ func (Linux) Registers(tid event.TID) (*unix.PtraceRegs, error) {
 
 // SetRegisters writes the general registers of a stopped thread.
 func (Linux) SetRegisters(tid event.TID, regs *unix.PtraceRegs) error {
-	iov := unix.Iovec{Base: (*byte)(unsafe.Pointer(regs))}
-	iov.SetLen(int(unsafe.Sizeof(*regs)))
-	err := ptraceData(unix.PTRACE_SETREGSET, tid, ntPrstatus, unsafe.Pointer(&iov))
-	runtime.KeepAlive(regs)
+	_, err := registerSet(unix.PTRACE_SETREGSET, tid, ntPrstatus, asBytes(regs))
 	return err
 }
 
 // RegisterSet reads a set of registers of a stopped thread by its NT_* number
 // (linux/elf.h); buf must have room for all of it, or gets the beginning.
 func (Linux) RegisterSet(tid event.TID, set uintptr, buf []byte) error {
+	_, err := registerSet(unix.PTRACE_GETREGSET, tid, set, buf)
+	return err
+}
+
+// registerSet reads or writes a set of registers, and says how many bytes it has.
+func registerSet(request int, tid event.TID, set uintptr, buf []byte) (int, error) {
 	iov := unix.Iovec{Base: &buf[0]}
 	iov.SetLen(len(buf))
-	err := ptraceData(unix.PTRACE_GETREGSET, tid, set, unsafe.Pointer(&iov))
+	err := ptraceData(request, tid, set, unsafe.Pointer(&iov))
 	runtime.KeepAlive(buf)
-	return err
+	return int(iov.Len), err
+}
+
+func asBytes(regs *unix.PtraceRegs) []byte {
+	return unsafe.Slice((*byte)(unsafe.Pointer(regs)), unsafe.Sizeof(*regs))
 }
 
 // SignalMask is the set of signals that a stopped thread blocks.
@@ -198,22 +255,6 @@ func (Linux) Resume(tid event.TID, how How, sig unix.Signal) error {
 // Detach implements [Kernel].
 func (Linux) Detach(tid event.TID, sig unix.Signal) error {
 	return ptrace(unix.PTRACE_DETACH, tid, uintptr(sig))
-}
-
-// ReadMemory reads up to len(buf) bytes of a process at addr and says how many
-// there were; fewer where a page is missing.
-func ReadMemory(tid event.TID, addr uint64, buf []byte) (int, error) {
-	if len(buf) == 0 {
-		return 0, nil
-	}
-	local := unix.Iovec{Base: &buf[0]}
-	local.SetLen(len(buf))
-	remote := unix.RemoteIovec{Base: uintptr(addr), Len: len(buf)}
-	n, err := unix.ProcessVMReadv(int(tid), []unix.Iovec{local}, []unix.RemoteIovec{remote}, 0)
-	if n < 0 {
-		n = 0
-	}
-	return n, err
 }
 
 // OnTracerThread runs f on a thread of its own that ends with it, so that the

@@ -29,6 +29,7 @@ type Thread struct {
 	Data any
 
 	began     bool // its first stop was seen
+	followed  bool // through its next call, where threads run freely
 	listening bool // in a group-stop
 	stopped   bool // in a stop from which it was not yet let go
 }
@@ -62,6 +63,13 @@ type Loop struct {
 	TGID func(event.TID) (event.PID, error)
 	// ListTasks gives the threads of a process.
 	ListTasks func(event.PID) ([]event.TID, error)
+	// Summoned, if set, makes the threads run freely from stop to stop, without
+	// one at each call. It is asked about each signal that a thread is about to
+	// get. Ours: somebody has sent it to stop the thread behind a call, and it is
+	// dropped. Follow: the thread's next call goes to the Handler.
+	Summoned func(t *Thread, sig unix.Signal) (ours, follow bool)
+	// Execed, if set, is called when the process runs another program.
+	Execed func()
 	// OnGroupStop is called when every thread of the process has stopped
 	// for a job-control signal.
 	OnGroupStop func(unix.Signal)
@@ -171,7 +179,7 @@ func (l *Loop) Adopt(pid event.PID) error {
 	if err := safely(func() { l.Handler.Begin(t, nil) }); err != nil {
 		return errors.Join(err, l.DetachAll())
 	}
-	if err := l.Kernel.Resume(t.TID, ToSyscall, 0); err != nil {
+	if err := l.Kernel.Resume(t.TID, l.how(t), 0); err != nil {
 		return fmt.Errorf("resume pid %d: %w", pid, err)
 	}
 	t.stopped = false
@@ -291,14 +299,19 @@ func (l *Loop) handle(tid event.TID, s Stop) error {
 		}
 		l.Handler.Begin(t, in)
 	}
-	how := ToSyscall
 	switch s.Kind {
 	case SyscallStop:
 		if err := l.syscallStop(t); err != nil {
 			return gone(err)
 		}
+		t.followed = t.followed && t.InCall
+	case SignalStop:
+		if l.Summoned != nil {
+			if ours, follow := l.Summoned(t, s.Signal); ours {
+				t.Deliver, t.followed = 0, follow
+			}
+		}
 	case GroupStop:
-		how = Listen
 		t.listening = true
 	case CloneStop:
 		// The new thread reports its own first stop, before or after this.
@@ -309,8 +322,11 @@ func (l *Loop) handle(tid event.TID, s Stop) error {
 		if t = l.exec(tid); t == nil {
 			return gone(l.Kernel.Detach(tid, 0))
 		}
+		if l.Execed != nil {
+			l.Execed()
+		}
 	}
-	if err := l.Kernel.Resume(tid, how, t.Deliver); err != nil {
+	if err := l.Kernel.Resume(tid, l.how(t), t.Deliver); err != nil {
 		return gone(fmt.Errorf("resume thread %d after a %s: %w", tid, s.Kind, err))
 	}
 	t.stopped = false
@@ -318,6 +334,17 @@ func (l *Loop) handle(tid event.TID, s Stop) error {
 		l.OnGroupStop(s.Signal)
 	}
 	return nil
+}
+
+// how says to which stop a thread goes on.
+func (l *Loop) how(t *Thread) How {
+	switch {
+	case t.listening:
+		return Listen
+	case l.Summoned != nil && !t.followed:
+		return Freely
+	}
+	return ToSyscall
 }
 
 // passOn is the signal that a thread must still get if it is let go in this stop.

@@ -49,7 +49,7 @@ const spin = 500 * time.Microsecond
 
 // AwaitStop waits for a thread's next stop. Other tracees are not waited for.
 func AwaitStop(k Kernel, tid event.TID, within time.Duration) (Stop, error) {
-	for began := time.Now(); ; {
+	for began, late := time.Now(), false; ; {
 		got, ws, err := k.Wait(tid, false)
 		switch {
 		case errors.Is(err, unix.EINTR):
@@ -65,10 +65,11 @@ func AwaitStop(k Kernel, tid event.TID, within time.Duration) (Stop, error) {
 			}
 			return s, nil
 		}
-		waited := time.Since(began)
-		if waited > within {
+		if late {
 			return Stop{}, fmt.Errorf("thread %d: %w within %v", tid, ErrNoStop, within)
 		}
+		waited := time.Since(began)
+		late = waited > within // it may be us who had no CPU: one more wait
 		if waited > spin {
 			time.Sleep(50 * time.Microsecond)
 		}

@@ -135,6 +135,8 @@ type Kernel interface {
 	// Wait gives the next status change of a tracee, or of any tracee of this
 	// thread if tid is 0. With block false it returns thread id 0 if there is
 	// none. EINTR says that a signal woke it; ECHILD that there is no tracee.
+	// With block, and for any, a stop is told of again as long as the thread is not
+	// let go.
 	Wait(tid event.TID, block bool) (event.TID, unix.WaitStatus, error)
 	// SyscallInfo fills info for a thread in a syscall stop.
 	SyscallInfo(tid event.TID, info *SyscallInfo) error
