@@ -55,7 +55,8 @@ func BenchmarkTables(b *testing.B) {
 	b.ReportAllocs()
 	b.SetBytes(int64(len(busyLines) / 4000))
 	r := NewReader(Input{Reader: &busyLog{left: b.N}})
-	an, tables := analyze.New(), analyze.NewTables(analyze.Filter{})
+	an := analyze.New()
+	tables := an.Tables(analyze.Filter{})
 	for {
 		ev, err := r.Next()
 		if err != nil {

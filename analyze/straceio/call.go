@@ -1,8 +1,12 @@
 package straceio
 
 import (
-	"bytes"
+	"cmp"
+	"encoding/binary"
+	"maps"
+	"slices"
 	"strings"
+	"time"
 
 	"whosefd/tracer/decode"
 	"whosefd/tracer/event"
@@ -18,114 +22,77 @@ type Count struct {
 	MaxUS   int64
 }
 
-// callInfo is what is done with the calls of one name.
-type callInfo struct {
-	Count
-	row  *decode.Call // nil: not decoded
-	what what
-	kept bool
-}
-
-// what says what is of interest in a call, beside its name and result.
-type what uint8
-
-const (
-	counted what = iota // nothing
-	shown               // an event
-	makes               // no event, but new descriptors
-	forks               // clone(2) and its like
-	traces              // ptrace(2)
-	remote              // process_vm_readv(2)
-)
+// counts are those of a log.
+type counts map[string]*Count
 
 // maxCalls bounds the names of calls that are counted; no kernel has so many.
 const maxCalls = 1024
 
-// callTable finds what to do with a call by its name: by callHash, at the first
-// free place from there on. A map costs several times as much.
-type callTable struct {
-	slots [2 * maxCalls]*callInfo
-	used  int
-}
-
-func callHash(name []byte) uint {
-	n := len(name)
-	return uint(n)*37 + uint(name[0])*53 + uint(name[n/2])*101 + uint(name[n-1])*7
-}
-
-// slot is the place of a name, which is not empty: where it is, or where it is
-// to be put.
-func (t *callTable) slot(name []byte) **callInfo {
-	for h := callHash(name); ; h++ {
-		if c := &t.slots[h%uint(len(t.slots))]; *c == nil || (*c).Name == string(name) {
-			return c
+func (c counts) add(name string, r *result) {
+	n := c[name]
+	if n == nil {
+		if len(c) >= maxCalls {
+			name = "other"
+		}
+		if n = c[name]; n == nil {
+			n = &Count{Name: strings.Clone(name)}
+			c[n.Name] = n
 		}
 	}
-}
-
-// info gives what to do with a call, by its name.
-func (p *parser) info(name []byte) *callInfo {
-	if c := *p.calls.slot(name); c != nil {
-		return c
-	}
-	return newCallInfo(string(name))
-}
-
-func newCallInfo(name string) *callInfo {
-	c := &callInfo{Count: Count{Name: name}}
-	if row, ok := decode.ByName(name); ok {
-		c.row, c.Name = row, row.Name // strings in one place compare faster
-		switch {
-		case name == "process_vm_readv":
-			c.what = remote
-		case row.Shown:
-			c.what = shown
-		case row.Class == decode.ClassMake:
-			c.what = makes
-		}
-	}
-	switch name {
-	case "clone", "clone3", "fork", "vfork":
-		c.what = forks
-	case "ptrace":
-		c.what = traces
-	}
-	return c
-}
-
-// keep remembers a name that has turned out to be that of a call.
-func (p *parser) keep(c *callInfo) {
-	if c.kept {
-		return
-	}
-	slot := p.calls.slot([]byte(c.Name))
-	if p.calls.used >= maxCalls-1 { // no kernel has so many
-		slot = p.calls.slot([]byte("other"))
-		if *slot != nil {
-			(*slot).Calls += c.Calls
-			(*slot).Errors += c.Errors
-			return
-		}
-		c.Name = "other"
-	}
-	c.kept = true
-	*slot = c
-	p.calls.used++
-}
-
-func (c *callInfo) decoded() bool { return c.what != counted }
-
-// add counts a call.
-func (c *callInfo) add(r *result) {
-	c.Calls++
+	n.Calls++
 	if r.failed {
-		c.Errors++
+		n.Errors++
 	}
 	if r.dur.Val > 0 {
-		c.TotalUS += r.dur.Val
-		c.MaxUS = max(c.MaxUS, r.dur.Val)
+		n.TotalUS += r.dur.Val
+		n.MaxUS = max(n.MaxUS, r.dur.Val)
 	}
 }
+
+func (c counts) all() []Count {
+	var all []Count
+	for _, n := range slices.SortedFunc(maps.Values(c), func(x, y *Count) int { return cmp.Compare(x.Name, y.Name) }) {
+		all = append(all, *n)
+	}
+	return all
+}
+
+// callName gives the name of the call that a line begins with. "????" is one
+// that strace could not learn.
+func callName(body string) (string, bool) {
+	i := strings.IndexByte(body, '(')
+	if i <= 0 || i > 64 || strings.IndexFunc(body[:i], notName) >= 0 {
+		return "", false
+	}
+	return body[:i], true
+}
+
+func notName(r rune) bool {
+	return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '_' || r == '?')
+}
+
+// oldNames are calls of architectures, or of times, whose tables we do not have.
+const oldNames = " ???? ??? _newselect _sysctl arm_fadvise64_64 arm_sync_file_range breakpoint cacheflush cachectl get_tls getunwind old_getrlimit old_mmap old_select oldfstat oldlstat oldolduname oldselect oldstat olduname recv rtas send set_tls socketcall subpage_prot swapcontext sync_file_range2 sysmips usr26 usr32 utrap_install pciconfig_iobase pciconfig_read pciconfig_write perfctr s390_pci_mmio_read spu_create spu_run switch_endian "
+
+// isCall says whether a system call has that name, on any architecture.
+func isCall(name string) bool {
+	for _, arch := range []string{"amd64", "arm64", "386"} {
+		if t, err := decode.ForArch(arch); err == nil {
+			if _, ok := t.Number(name); ok {
+				return true
+			}
+		}
+	}
+	return strings.Contains(oldNames, " "+name+" ")
+}
+
+// makesProcess says whether a call starts a thread or a process.
+func makesProcess(name string) bool {
+	return name == "clone" || name == "clone3" || name == "fork" || name == "vfork"
+}
+
+// exits says whether a call ends the thread or process that makes it.
+func exits(name string) bool { return name == "exit" || name == "exit_group" }
 
 // outcome says how the reading of a call ended.
 type outcome uint8
@@ -142,565 +109,531 @@ type result struct {
 	val    int64
 	known  bool
 	failed bool
-	errno  []byte
-	file   []byte // the annotation of a new descriptor
+	errno  string
+	file   string // the annotation of a new descriptor
 	dur    event.Opt[int64]
 }
 
-// result reads it into r, from behind the bracket that ends the arguments. Giving
-// so large a value back would cost as much as reading it.
-func (c *cursor) result(r *result) (ok bool) {
-	*r = result{}
-	const blanks = "        " // short calls are followed by many
-	for len(c.b)-c.i >= len(blanks) && string(c.b[c.i:c.i+len(blanks)]) == blanks {
-		c.i += len(blanks)
+// result reads it from behind the bracket that ends the arguments.
+func (c *cursor) result() (r result, ok bool) {
+	c.blanks()
+	if !c.at("=") {
+		return r, false
 	}
-	for c.i < len(c.b) && c.b[c.i] == ' ' {
-		c.i++
-	}
-	if !c.at("= ") {
-		return false
-	}
-	if c.at("?") {
-		if c.at(" ") {
-			r.errno = c.errno()
-			r.failed = r.errno != nil
-		}
-	} else {
+	c.blanks()
+	if !c.at("?") {
 		if r.val, r.known = c.number(); !r.known {
-			return false
+			return r, false
 		}
-		if c.i < len(c.b) && c.b[c.i] == '<' {
+		if strings.HasPrefix(c.rest(), "<") && !strings.HasPrefix(c.rest(), "<unfinished ") {
 			if r.file, ok = c.annotation(); !ok {
-				return false
+				return r, false
 			}
 		}
-		if r.val == -1 && c.at(" ") {
-			r.errno = c.errno()
-			r.failed = r.errno != nil
-		}
 	}
-	r.dur = lasted(c.b[c.i:])
-	return true
+	if (!r.known || r.val == -1) && c.at(" ") {
+		r.errno = errno(c.rest())
+		r.failed = r.errno != ""
+	}
+	r.dur = lasted(c.rest())
+	return r, true
 }
 
-// errno reads the name of an error; nil where there is none.
-func (c *cursor) errno() []byte {
-	start := c.i
-	for c.i < len(c.b) && (c.b[c.i] >= 'A' && c.b[c.i] <= 'Z' || c.b[c.i] >= '0' && c.b[c.i] <= '9' || c.b[c.i] == '_') {
-		c.i++
+// errno gives the name of an error that a text begins with.
+func errno(text string) string {
+	end := strings.IndexFunc(text, func(r rune) bool { return (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '_' })
+	if end < 0 {
+		end = len(text)
 	}
-	if name := c.b[start:c.i]; len(name) > 1 && name[0] == 'E' {
-		return name
+	if end < 2 || text[0] != 'E' {
+		return ""
 	}
-	return nil
+	return strings.Clone(text[:end])
 }
 
 // lasted reads the time at the end of a line (-T): <0.000012>.
-func lasted(b []byte) (us event.Opt[int64]) {
-	n := len(b)
-	if n < 3 || b[n-1] != '>' {
+func lasted(text string) (us event.Opt[int64]) {
+	i := strings.LastIndexByte(text, '<')
+	if i < 0 {
 		return us
 	}
-	i := n - 2
-	for i >= 0 && n-i < 32 && (b[i] >= '0' && b[i] <= '9' || b[i] == '.') {
-		i--
+	c := cursor{s: text[i+1:]}
+	micros, ok := c.seconds()
+	if ok && c.rest() == ">" {
+		return event.Some(int64(micros))
 	}
-	if i < 0 || b[i] != '<' || i == n-2 {
-		return us
+	return us
+}
+
+// seconds reads 12, 12.5 or 12.000001999, down to microseconds.
+func (c *cursor) seconds() (event.Micros, bool) {
+	digits := len(c.rest()) - len(strings.TrimLeft(c.rest(), "0123456789."))
+	d, err := time.ParseDuration(c.rest()[:digits] + "s")
+	if err != nil {
+		return 0, false
 	}
-	val, scale := int64(0), int64(0)
-	for _, ch := range b[i+1 : n-1] {
-		switch {
-		case ch == '.':
-			if scale > 0 {
-				return us
-			}
-			scale = 100000
-		case scale > 0 || ch == '0' && val == 0 && scale < 0:
-			val += int64(ch-'0') * scale
-			if scale /= 10; scale == 0 {
-				return event.Some(val) // finer than a microsecond: --syscall-times=ns
-			}
-		default:
-			if val = val*10 + int64(ch-'0')*1e6; val > 1e17 {
-				return us
-			}
-		}
-	}
-	return event.Some(val)
+	c.i += digits
+	return event.Micros(d.Microseconds()), true
 }
 
 // ending reads the result at the end of a call whose arguments are of no
 // interest.
-func ending(text []byte) (r result, ok bool) {
-	for i := len(text) - 2; i > 0; i-- {
-		if text[i] != '=' || text[i+1] != ' ' {
-			continue
+func ending(text string) (r result, ok bool) {
+	for i := len(text); !ok; {
+		if i = strings.LastIndexByte(text[:i], '='); i < 0 {
+			break
 		}
-		j := i - 1
-		for j > 0 && text[j] == ' ' {
-			j--
+		if before := strings.TrimRight(text[:i], " "); strings.HasSuffix(before, ")") && len(before) < i {
+			c := cursor{s: text, i: i}
+			r, ok = c.result()
 		}
-		if text[j] != ')' || j == i-1 {
-			continue
-		}
-		c := cursor{b: text, i: i}
-		ok = c.result(&r)
-		return r, ok
 	}
-	return r, false
+	return r, ok
 }
 
-func finished(text []byte) bool {
+func finished(text string) bool {
 	_, ok := ending(text)
 	return ok
 }
 
-// finish reads the whole text of a call. since is not nil for one that was
-// interrupted by lines of others: it says when it began.
-func (p *parser) finish(t *thread, info *callInfo, text []byte, since *event.Micros) outcome {
-	p.last, p.lastCall, p.stacking = t, info, false
-	if info.what == counted {
-		r, ok := ending(text)
-		if !ok {
-			return broken
-		}
-		if !r.known && !r.failed {
-			return never
-		}
-		info.add(&r)
-		return done
+// finish reads the whole text of a call. since is known for one that was
+// interrupted by lines of others: it says when it began. Nothing has changed if
+// it is broken.
+func (p *parser) finish(t *thread, name, text string, since event.Opt[event.Micros]) outcome {
+	a := p.arguments(t, name, text)
+	var r result
+	ok := false
+	if a.row == nil && name != "ptrace" {
+		r, ok = ending(text)
+	} else if a.rest != "" {
+		c := cursor{s: a.rest, i: 1}
+		r, ok = c.result()
 	}
-	ev := p.slot()
-	ev.T, ev.PID, ev.TID, ev.Name = p.now, t.proc.pid, t.tid, info.Name
-	a := &p.args
-	a.reset(p, t, info, ev, text)
-	if info.row == nil {
-		a.skipAll()
-	} else {
-		a.read()
-	}
-	if a.i >= len(text) || text[a.i] != ')' {
+	switch {
+	case !ok, r.known && r.val == -1 && !r.failed && strings.HasSuffix(text, "= -1") && !p.lenient: // the error stands in the next line
 		return broken
-	}
-	a.i++
-	r := &a.res
-	if !a.result(r) {
-		return broken
-	}
-	if !r.known && !r.failed {
+	case !r.known && !r.failed:
 		return never
 	}
+	a.read()
+	ev := a.ev
 	if r.known {
 		ev.Ret = event.Some(r.val)
 	}
 	if r.failed {
-		ev.Ret, ev.Errno = event.Some[int64](-1), p.string(r.errno)
+		ev.Ret, ev.Errno = event.Some[int64](-1), r.errno
 	}
 	ev.DurUS = r.dur
-	if since != nil {
-		ev.T = *since
+	if since.Known {
+		ev.T = since.Val
 		if !ev.DurUS.Known && p.timed {
-			ev.DurUS = event.Some(int64(p.now - *since))
-			r.dur = ev.DurUS
+			ev.DurUS = event.Some(int64(p.now - since.Val))
+			if a.row != nil && (a.row.Shown || a.row.Class == decode.ClassMake) || makesProcess(name) {
+				r.dur = ev.DurUS
+			}
 		}
 	}
-	a.after(r)
+	a.after(&r)
 	return done
 }
 
-// skipAll goes to the end of the arguments.
-func (a *args) skipAll() {
-	for a.next() {
-	}
-}
-
-// args reads the arguments of a call into an event.
+// args are the arguments of a call, to be read into an event.
 type args struct {
-	cursor
 	p    *parser
 	t    *thread
-	info *callInfo
+	row  *decode.Call // nil: not decoded
 	ev   *event.Syscall
+	list []string
+	rest string // from the bracket behind the arguments on; "" where the text ends before
+	cut  bool   // the text ends within a string, a bracket or the like
 
-	res     result
-	file    *file // of FD
-	data    []byte
-	dataAll bool // data is all that there was, and not its beginning
-	isData  bool
-	prot    []byte
-	stat    []byte // the struct stat that was returned
-	pair    [2]made
-	pairs   int
-	last    int64  // close_range(2)
-	program []byte // execve(2): its arguments
-	first   int64
-}
-
-// reset makes it ready for another call. Only what is looked at without having
-// been set is cleared: this is done for each line.
-func (a *args) reset(p *parser, t *thread, info *callInfo, ev *event.Syscall, text []byte) {
-	a.b, a.i, a.cut = text, len(info.Name)+1, false
-	a.p, a.t, a.info, a.ev = p, t, info, ev
-	a.file, a.isData, a.prot, a.stat, a.pairs = nil, false, nil, nil, 0
-	a.program, a.first, a.last = nil, 0, 0
+	file *file // of FD
+	data event.Opt[string]
+	all  bool   // data is all that there was, and not its beginning
+	prot string // of mmap(2)
+	stat string // the struct stat that was returned
+	pair []made
+	argv string
 }
 
 // made is a new descriptor.
 type made struct {
 	fd   event.FD
-	file []byte
+	file string
 }
 
-// read goes through the arguments up to the bracket that ends them, or to
-// where the text ends.
-func (a *args) read() {
-	row := a.info.row
-	flags := row.FlagsArg()
-	for i, kind := range row.Args {
-		if a.i >= len(a.b) || a.b[a.i] == ')' {
-			return
-		}
-		a.argName()
-		if i == flags {
-			a.flags(kind)
-		} else {
-			a.arg(kind)
-		}
-		if !a.next() {
-			return
+// arguments takes the text of a call apart.
+func (p *parser) arguments(t *thread, name, text string) *args {
+	a := &args{p: p, t: t, ev: &event.Syscall{T: p.now, PID: t.proc.pid, TID: t.tid, Name: strings.Clone(name)}}
+	if a.row, _ = decode.ByName(name); a.row != nil {
+		a.ev.Name = a.row.Name // one text for all
+	}
+	a.list, a.rest, a.cut = split(text[len(name)+1:])
+	return a
+}
+
+// split cuts a text at the commas between arguments, up to the bracket that ends them.
+// Their names (strace 7, --argument-names) are left out.
+func split(text string) (list []string, rest string, cut bool) {
+	for c := (cursor{s: text}); ; c.i++ {
+		c.blanks()
+		c.argName()
+		start := c.i
+		more := c.skip()
+		list = append(list, text[start:c.i])
+		switch {
+		case !more:
+			return list, "", c.cut
+		case text[c.i] != ',':
+			return list, text[c.i:], false
 		}
 	}
-	a.skipAll()
+}
+
+// read reads the arguments.
+func (a *args) read() {
+	if a.row == nil {
+		return
+	}
+	flags := a.row.FlagsArg()
+	for i, kind := range a.row.Args[:min(len(a.row.Args), len(a.list))] {
+		if i == flags {
+			a.flags(kind, a.list[i])
+		} else {
+			a.arg(kind, a.list[i])
+		}
+	}
 }
 
 // arg reads one argument.
-func (a *args) arg(kind decode.Arg) {
-	ev := a.ev
+func (a *args) arg(kind decode.Arg, text string) {
+	ev, c := a.ev, cursor{s: text}
 	switch kind {
 	case decode.FD, decode.MapFD:
-		if fd, f, ok := a.fd(); ok {
-			ev.FD, a.file = event.Some(fd), f
-			if f != nil {
-				ev.Target = &f.target
-			}
+		if fd, f, ok := a.fd(text); ok {
+			ev.FD = event.Some(fd)
+			a.is(f)
 		}
 	case decode.DirFD:
-		if fd, f, ok := a.fd(); ok && fd != event.AtFDCWD {
+		if fd, f, ok := a.fd(text); ok && fd != event.AtFDCWD {
 			ev.DirFD, a.file = event.Some(fd), f
 		}
 	case decode.NewFD:
-		if fd, _, ok := a.fd(); ok {
+		if fd, _, ok := a.fd(text); ok {
 			ev.NewFD = event.Some(fd)
 		}
 	case decode.Path:
-		a.path()
+		if name, ok := c.quoted(); ok { // else NULL, or an address that could not be read
+			ev.Path = event.Text(unescape(name))
+			ev.PathTruncated = c.at("...")
+		}
+	case decode.Buf:
+		if data, ok := c.quoted(); ok {
+			a.data, a.all = event.Some(data), !c.at("...")
+		}
 	case decode.Count, decode.BufSize:
-		if n, ok := a.number(); ok {
+		if n, ok := c.number(); ok {
 			ev.Count = event.Some(uint64(n))
 		}
 	case decode.Offset:
-		if n, ok := a.number(); ok {
+		if n, ok := c.number(); ok {
 			ev.Offset = event.Some(n)
 		}
 	case decode.Mode:
-		if n, ok := a.number(); ok {
+		if n, ok := c.number(); ok {
 			ev.Mode = event.Some(uint32(n))
 		}
-	case decode.Prot:
-		a.prot = a.token()
-	case decode.Buf:
-		a.buf()
-	case decode.StatBuf, decode.StatxBuf:
-		start := a.i
-		if a.at("{") {
-			n := bytes.IndexByte(a.b[a.i:], '}')
-			if n >= 0 && bytes.IndexByte(a.b[a.i:a.i+n], '{') < 0 {
-				a.i += n + 1
-			} else { // with -v there are structures in it
-				a.i = start
-				a.skip()
-			}
-			a.stat = a.b[start:a.i]
-		}
-	case decode.OpenHow:
-		a.openHow()
-	case decode.FDPair:
-		a.fdPair()
 	case decode.FirstFD:
-		a.first, _ = a.number()
-	case decode.LastFD:
-		a.last, _ = a.number()
-	case decode.Argv:
-		a.program = a.token()
-	case decode.CmdArg:
-		if tok := a.token(); bytes.Contains(tok, []byte("FD_CLOEXEC")) {
-			a.prot = tok
+		if n, ok := c.number(); ok {
+			ev.FirstFD = event.Some(uint32(n))
 		}
+	case decode.LastFD:
+		if n, ok := c.number(); ok {
+			ev.LastFD = event.Some(uint32(n))
+		}
+	case decode.Prot:
+		a.prot = text
+	case decode.StatBuf, decode.StatxBuf:
+		a.stat = text
+	case decode.Argv:
+		a.argv = text
+	case decode.OpenHow: // {flags=O_RDONLY|O_CLOEXEC, mode=0644, resolve=…}
+		if how, _, _ := split(strings.TrimPrefix(text, "{")); strings.HasPrefix(text, "{flags=") {
+			a.flags(decode.OpenFlags, how[0])
+			if strings.Contains(text, ", mode=") {
+				a.arg(decode.Mode, how[1])
+			}
+		}
+	case decode.FDPair: // [3, 4]
+		pair, _, _ := split(strings.TrimPrefix(text, "["))
+		for _, fd := range pair {
+			c := cursor{s: fd}
+			if n, ok := c.number(); ok && n >= 0 && n < 1<<31 && len(a.pair) < 2 {
+				m := made{fd: event.FD(n)}
+				m.file, _ = c.annotation()
+				a.pair = append(a.pair, m)
+			}
+		}
+	case decode.CmdArg:
+		if ev.Flags == "F_SETFD" {
+			ev.CloseOnExec = event.Some(strings.Contains(text, "FD_CLOEXEC") || strings.HasPrefix(text, "0x1") || text == "1")
+		}
+	}
+}
+
+// is notes the file that the call works on.
+func (a *args) is(f *file) {
+	a.file, a.ev.Target = f, nil
+	if f != nil {
+		a.ev.Target = &f.target
 	}
 }
 
 // fd reads a descriptor and what it is.
-func (a *args) fd() (event.FD, *file, bool) {
-	if a.at("AT_FDCWD") {
-		if !a.again(a.p.cwd) {
-			if text, ok := a.cursor.annotation(); ok {
-				a.p.cwd = a.p.string(text)
-			}
+func (a *args) fd(text string) (event.FD, *file, bool) {
+	c := cursor{s: text}
+	if c.at("AT_FDCWD") {
+		if cwd, ok := c.annotation(); ok {
+			a.p.facts.cwd = cmp.Or(a.p.facts.cwd, cwd)
 		}
 		return event.AtFDCWD, nil, true
 	}
-	n, ok := a.number()
+	n, ok := c.number()
 	if !ok || n < -100 || n >= 1<<31 {
 		return 0, nil, false
 	}
-	if a.i < len(a.b) {
-		switch a.b[a.i] {
-		case '<':
-			if f := a.p.shared.last; f != nil && n >= 0 && a.again(f.text) { // as of most calls in a row
-				return event.FD(n), f, true
-			}
-			text, ok := a.annotation()
-			if !ok {
-				return 0, nil, false
-			}
-			if n < 0 {
-				return event.FD(n), nil, true
-			}
-			return event.FD(n), a.p.file(text), true
-		case ' ':
-			a.comment()
-			a.annotation()
-		}
-	}
-	return event.FD(n), a.t.proc.fd(event.FD(n)), true
-}
-
-// path reads a name.
-func (a *args) path() {
-	text, ok := a.quoted()
-	if !ok {
-		return // NULL, or an address that could not be read
-	}
-	a.ev.Path = a.p.text(text)
-	a.ev.PathTruncated = a.ellipsis()
-}
-
-// buf reads what a call has returned in memory.
-func (a *args) buf() {
-	if a.info.row.Class != decode.ClassLink && (a.file == nil || a.file.mem == 0 && a.file.stat == 0 && !a.file.unread) {
-		return
-	}
-	if a.data, a.isData = a.quoted(); a.isData {
-		a.dataAll = !a.ellipsis()
+	d, _ := a.t.proc.fds.Get(event.FD(n))
+	switch annotation, ok := c.annotation(); {
+	case !ok:
+		return event.FD(n), d.file, !c.cut
+	case n < 0:
+		return event.FD(n), nil, true
+	case d.file != nil && d.file.text == annotation: // of which fstat(2) may have told more
+		return event.FD(n), d.file, true
+	default:
+		return event.FD(n), a.p.file(annotation), true
 	}
 }
 
 // flags reads the argument that stands in the column of flags.
-func (a *args) flags(kind decode.Arg) {
-	text := bytes.TrimPrefix(a.token(), []byte("|")) // statx with -X raw leaves out a 0
-	if len(text) > 0 && text[0] >= '0' && text[0] <= '9' {
+func (a *args) flags(kind decode.Arg, text string) {
+	text = strings.TrimPrefix(text, "|") // statx with -X raw leaves out a 0
+	if text != "" && isDigit(text[0]) {
 		text = a.p.named(kind, text)
 	}
-	if string(text) != "0" {
-		a.ev.Flags = a.p.string(text)
+	if text != "0" {
+		a.ev.Flags = strings.Clone(text)
 	}
 	if kind == decode.MapFlags {
-		a.ev.Flags = a.p.mapFlags(a.prot, a.ev.Flags)
+		if a.prot != "" && isDigit(a.prot[0]) {
+			a.prot = a.p.named(decode.Prot, a.prot)
+		}
+		a.ev.Flags = a.prot + "," + a.ev.Flags // as decode.Table.Flags does
 	}
 }
 
 // named gives the names of flags that are shown as numbers (-X raw), perhaps
 // with their names behind them (-X verbose): "0 /* A */|0x900 /* B|C */".
-func (p *parser) named(kind decode.Arg, text []byte) []byte {
-	c, v := cursor{b: text}, uint64(0)
-	names := p.scratch[:0]
+func (p *parser) named(kind decode.Arg, text string) string {
+	c, v := cursor{s: text}, uint64(0)
+	var names []string
+	all := true
 	for {
 		n, ok := c.number()
 		if !ok {
 			return text
 		}
 		v |= uint64(n)
-		if name, ok := c.comment(); ok && names != nil && !bytes.Contains(name, []byte("???")) {
-			if len(names) > 0 {
-				names = append(names, '|')
-			}
-			names = append(names, name...)
-		} else {
-			names = nil // ours are as good
-		}
+		name, ok := c.comment()
+		names = append(names, name)
+		all = all && ok && !strings.Contains(name, "???")
 		if !c.at("|") {
 			break
 		}
 	}
-	if c.i < len(text) {
+	switch {
+	case c.i < len(text):
 		return text
+	case all:
+		return strings.Join(names, "|")
 	}
-	if p.scratch = names; len(names) > 0 {
-		return names
-	}
-	return []byte(p.table.Format(kind, v))
-}
-
-// mapFlags joins the two sets of flags of mmap(2), as [decode.Table.Flags] does.
-func (p *parser) mapFlags(prot []byte, flags string) string {
-	if len(prot) > 0 && prot[0] >= '0' && prot[0] <= '9' {
-		prot = bytes.Clone(p.named(decode.Prot, prot))
-	}
-	p.scratch = append(append(append(p.scratch[:0], prot...), ','), flags...)
-	return p.string(p.scratch)
-}
-
-// openHow reads {flags=O_RDONLY|O_CLOEXEC, mode=0644, resolve=…}.
-func (a *args) openHow() {
-	how := cursor{b: a.token()}
-	if !how.at("{flags=") {
-		return
-	}
-	in := args{cursor: how, p: a.p, t: a.t, info: a.info, ev: a.ev}
-	in.flags(decode.OpenFlags)
-	if in.next() && in.at("mode=") {
-		in.arg(decode.Mode)
-	}
-}
-
-// fdPair reads [3, 4].
-func (a *args) fdPair() {
-	if !a.at("[") {
-		return
-	}
-	for a.pairs < 2 {
-		n, ok := a.number()
-		if !ok || n < 0 || n >= 1<<31 {
-			return
-		}
-		m := made{fd: event.FD(n)}
-		if a.i < len(a.b) && a.b[a.i] == '<' {
-			m.file, _ = a.annotation()
-		}
-		a.pair[a.pairs] = m
-		a.pairs++
-		a.at(", ")
-	}
-	a.at("]")
+	return p.table.Format(kind, v)
 }
 
 // after draws the consequences of a call that has ended, and gives it on.
 func (a *args) after(r *result) {
-	p, ev, row := a.p, a.ev, a.info.row
-	if a.info.what == traces || a.info.what == remote {
-		a.memory(r)
-		return
-	}
-	if a.info.what == forks {
-		a.info.add(r)
-		if r.known && !r.failed {
-			p.forked(a.t, event.TID(r.val), a.b)
+	p, ev, row := a.p, a.ev, a.row
+	ok := r.known && !r.failed
+	p.notice(a, r)
+	switch {
+	case ev.Name == "ptrace" || ev.Name == "process_vm_readv":
+		if !ok || !a.memory() {
+			p.counts.add(ev.Name, r)
 		}
 		return
-	}
-	if a.info.what == makes {
-		a.info.add(r)
-		if r.known && !r.failed {
-			a.madeNew(r)
+	case row == nil:
+		p.counts.add(ev.Name, r)
+		if ok && makesProcess(ev.Name) {
+			p.forked(a.t, event.TID(r.val), strings.Join(a.list, ","))
 		}
 		return
-	}
-	if row.Class == decode.ClassMap && (!ev.FD.Known || ev.FD.Val < 0) {
-		a.info.add(r) // memory without a file
+	case !row.Shown, row.Class == decode.ClassMap && (!ev.FD.Known || ev.FD.Val < 0): // memory without a file
+		p.counts.add(ev.Name, r)
+		if ok && row.Class == decode.ClassMake {
+			a.makes(r)
+		}
 		return
 	}
 	if ev.Path == "" && ev.DirFD.Known && row.PathArg() >= 0 { // AT_EMPTY_PATH: the descriptor itself is meant
 		ev.FD = ev.DirFD
-		if a.file != nil {
-			ev.Target = &a.file.target
-		}
+		a.is(a.file)
 	}
-	if r.failed || !r.known {
-		p.commit(ev)
+	if !ok {
+		p.call(ev)
 		return
 	}
+	a.edit(r)
 	switch {
-	case row.Ret == decode.RetNewFD, ev.Name == "fcntl" && strings.HasPrefix(ev.Flags, "F_DUPFD"):
-		a.opened(r)
-	case row.Class == decode.ClassClose:
-		if ev.FD.Known {
-			a.t.proc.drop(int64(ev.FD.Val), int64(ev.FD.Val))
-		} else {
-			a.t.proc.drop(a.first, min(a.last, maxFDs))
-		}
 	case row.Class == decode.ClassStat:
 		a.learn()
-	case ev.Name == "fcntl" && ev.Flags == "F_SETFD":
-		if d := ev.FD.Val; d >= 0 && int(d) < len(a.t.proc.fds) {
-			a.t.proc.fds[d].cloexec = a.prot != nil
-		}
-	case a.isData:
+	case a.data.Known:
 		a.keepData()
 	}
-	p.commit(ev)
+	p.call(ev)
 	switch {
 	case row.Class == decode.ClassExec:
-		p.execed(a.t, ev.Path, a.program)
-	case a.t.proc != p.main:
-	case a.file != nil && a.file.mem != 0 && row.Class == decode.ClassRead:
-		p.inferior(a.file.mem)
-	case a.file != nil && a.file.stat != 0 && a.isData:
-		p.called(a.file.stat, unescape(nil, a.data))
-	case row.Class == decode.ClassLink:
-		if n := decode.ClassifyName(string(ev.Path)); n.Kind == decode.PIDPath && n.Link == "exe" && a.isData && a.dataAll {
-			p.runs(n.PID, event.Text(ev.Data))
+		p.execed(a.t, ev.Path, a.argv)
+	case a.t.proc == p.main:
+		a.about()
+	}
+}
+
+// edit does to the descriptor table what the call has done.
+func (a *args) edit(r *result) {
+	ev, p := a.ev, a.p
+	// An annotation of the result tells what the new descriptor is; else the name
+	// or the descriptor that it was made from.
+	f := a.file
+	edit := decode.EditOf(ev)
+	if edit.Made.Known {
+		switch {
+		case r.file != "":
+			f = p.file(r.file)
+		case !edit.From.Known:
+			f = p.byName(a.t.proc, ev)
+		}
+		a.is(f)
+	}
+	a.t.proc.fds.Apply(edit, func(descriptor, bool) (descriptor, bool) {
+		return descriptor{f, a.row.Class == decode.ClassOpen}, true
+	}, nil)
+}
+
+// about notes what the debugger has learned of an inferior.
+func (a *args) about() {
+	p, f := a.p, a.file
+	switch {
+	case f != nil && f.mem != 0 && (a.row.Class == decode.ClassRead || a.row.Class == decode.ClassOpen):
+		p.inferior(f.mem)
+	case f != nil && f.stat != 0 && a.data.Known:
+		p.called(f.stat, string(unescape(a.data.Val)))
+	case a.row.Class == decode.ClassLink && a.data.Known && a.all:
+		if n := decode.ClassifyName(string(a.ev.Path)); n.Kind == decode.PIDPath && n.Link == "exe" {
+			p.runs(n.PID, event.Text(a.ev.Data))
 		}
 	}
 }
 
-// maxData bounds how much of what was read from a process's memory is kept, in
-// bytes.
-const maxData = 4096
-
-// maxHead is how much is kept of how a file begins, in bytes.
-const maxHead = 16
+const (
+	maxData  = 4096 // how much of what was read from a process's memory is kept, in bytes
+	maxMagic = 18   // how much of the beginning of a file: to the end of e_type in an ELF header (elf.h)
+)
 
 // keepData keeps what was read from a process's memory, how a file begins, or
 // the text of a link.
 func (a *args) keepData() {
-	switch {
-	case a.info.row.Class == decode.ClassLink, a.file.mem != 0:
-	case a.file.unread && a.file.stat == 0:
-		a.file.unread = false
-		head := a.p.data(a.data[:min(len(a.data), 4*maxHead)])
-		a.ev.Data = head[:min(len(head), maxHead)]
-		return
-	default:
-		return
+	limit := maxData
+	if a.row.Class != decode.ClassLink {
+		d, _ := a.t.proc.fds.Get(a.ev.FD.Val)
+		switch {
+		case a.file == nil:
+			return
+		case a.file.mem != 0:
+		case d.unread && d.file == a.file && a.file.stat == 0:
+			limit, d.unread = maxMagic, false
+			a.t.proc.fds.Set(a.ev.FD.Val, d, event.Opt[bool]{})
+			defer func() { a.isCore(a.ev.Data) }()
+		default:
+			return
+		}
 	}
-	a.ev.Data = a.p.data(a.data[:min(len(a.data), 4*maxData)])
+	a.ev.Data = head4(a.data.Val, limit)
 }
 
-// opened notes the new descriptor that a call has made.
-func (a *args) opened(r *result) {
-	ev, p := a.ev, a.p
-	fd := event.FD(r.val)
-	if r.file != nil {
-		f := p.file(r.file)
-		if ev.Target = &f.target; f.mem != 0 && a.t.proc == p.main {
-			p.inferior(f.mem)
-		}
-		f.unread = a.info.row.Class == decode.ClassOpen
+// isCore notes that the debugger has begun to read a core file, as its header says: what it then opens by
+// name may be the core's. The list of libraries is not in a log, which shows the beginning of each read.
+func (a *args) isCore(head []byte) {
+	const etCore = 4 // ET_CORE, elf.h
+	if len(head) < maxMagic || string(head[:4]) != "\x7fELF" || head[16] != etCore || head[17] != 0 || a.t.proc != a.p.main || a.p.core {
 		return
 	}
-	f := a.file
-	if a.info.row.Class == decode.ClassOpen {
-		if f = p.byName(a.t.proc, ev); f != nil {
-			f.unread = true
+	a.p.core = true
+	a.p.emit(&event.Inferior{T: a.p.now, Core: &event.Core{ID: 1, Target: a.file.target}, LinkMapError: "a log of strace does not show it"})
+}
+
+// head4 gives what an escaped text means, up to a limit. An escape is of four
+// bytes at most.
+func head4(text string, limit int) []byte {
+	data := unescape(text[:min(len(text), 4*limit)])
+	return data[:min(len(data), limit)]
+}
+
+// memory takes what ptrace(2) and process_vm_readv(2) have read from another
+// process: it becomes a read of that process's memory, at the address as its
+// offset. It gives false for other requests.
+func (a *args) memory() bool {
+	list, request := a.list, ""
+	if a.ev.Name == "ptrace" {
+		request, _, _ = strings.Cut(list[0], " ") // -X verbose
+		list = list[1:]
+	}
+	if len(list) < 2 || pidOf(list[0]) == 0 || request == "0" { // PTRACE_TRACEME
+		return false
+	}
+	// Whoever asks for anything, or reads from there, is its tracer.
+	pid := pidOf(list[0])
+	if a.t.proc == a.p.main {
+		a.p.inferior(pid)
+	}
+	ev := &event.Syscall{T: a.ev.T, PID: a.ev.PID, TID: a.ev.TID, Name: a.ev.Name, Ret: a.ev.Ret, DurUS: a.ev.DurUS}
+	addr, ok := cursor{}, false
+	switch request { // include/uapi/linux/ptrace.h
+	case "": // 2162, [{iov_base="…", iov_len=8}], 1, [{iov_base=0x5555, iov_len=8}], 1, 0: the first piece of it
+		const entry = "[{iov_base="
+		text := cursor{s: strings.TrimPrefix(list[1], entry)}
+		data, quoted := text.quoted()
+		if len(list) < 4 || !quoted || a.ev.Ret.Val <= 0 {
+			return false
 		}
-		if f != nil && f.mem != 0 && a.t.proc == p.main {
-			p.inferior(f.mem)
+		addr = cursor{s: strings.TrimPrefix(list[3], entry)}
+		ev.Data, ev.Count, ok = head4(data, maxData), event.Some(uint64(a.ev.Ret.Val)), true
+	case "PTRACE_PEEKTEXT", "0x1", "PTRACE_PEEKDATA", "0x2": // 2162, 0x5555, [0x65732f636f72702f]
+		if ev.Flags = "PTRACE_PEEKTEXT"; strings.HasSuffix(request, "DATA") || request == "0x2" {
+			ev.Flags = "PTRACE_PEEKDATA"
+		}
+		if len(list) > 2 {
+			var value int64
+			word := cursor{s: strings.TrimPrefix(list[2], "[")}
+			value, ok = word.number()
+			addr = cursor{s: list[1]}
+			ev.Data, ev.Count = binary.LittleEndian.AppendUint64(nil, uint64(value)), event.Some[uint64](8)
 		}
 	}
-	if ev.Target = nil; f != nil {
-		ev.Target = &f.target
+	at, known := addr.number()
+	if !ok || !known {
+		return false
 	}
-	a.t.proc.set(fd, descriptor{file: f, cloexec: strings.Contains(ev.Flags, "CLOEXEC")})
+	ev.Offset, ev.Target = event.Some(at), &a.p.file(memName(pid)).target
+	a.p.call(ev)
+	return true
 }

@@ -1,42 +1,47 @@
 package straceio
 
 import (
-	"bytes"
 	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 
 	"whosefd/tracer/event"
 )
 
 // finishLog gives what is known at the end: the calls that have not ended, what
-// was lost, and how it ended. full hands a full batch over.
-func (p *parser) finishLog(full func()) {
+// was left out, and how it ended.
+func (p *parser) finishLog() {
+	p.giveUp()
 	open := make([]*thread, 0, len(p.threads))
 	for _, t := range p.threads {
-		if t.open {
+		if t.pending != "" {
 			open = append(open, t)
 		}
 	}
 	slices.SortFunc(open, func(x, y *thread) int { return cmp.Or(cmp.Compare(x.since, y.since), cmp.Compare(x.tid, y.tid)) })
 	for _, t := range open {
 		p.unfinished(t)
-		full()
 	}
-	if p.strange.count > 0 {
-		lines := "lines of the log are"
-		if p.strange.count == 1 {
-			lines = "line of the log is"
-		}
-		p.emit(&event.Lost{T: p.now, Reason: fmt.Sprintf("%d %s not strace's (the first: %s); not used", p.strange.count, lines, p.strange.first)})
-	}
+	p.lost(p.strange, "line of the log is", "lines of the log are", "not strace's")
+	p.lost(p.cutOff, "call is", "calls are", "cut off")
 	if p.cut {
 		p.emit(&event.Lost{T: p.now, Reason: "the last line of the log is cut off; not used"})
 	}
 	if p.end != nil {
-		p.end.Calls = p.emitted
+		p.end.Calls = p.calls
 		p.emit(p.end)
+	}
+}
+
+// lost says what was left out.
+func (p *parser) lost(l left, one, many, why string) {
+	if l.count == 1 {
+		many = one
+	}
+	if l.count > 0 {
+		p.emit(&event.Lost{T: p.now, Reason: fmt.Sprintf("%d %s %s (the first: %s); not used", l.count, many, why, l.first)})
 	}
 }
 
@@ -46,27 +51,28 @@ func (p *parser) unfinished(t *thread) {
 	if !ok {
 		return
 	}
-	info := p.info(name)
-	ev := p.slot()
-	ev.T, ev.PID, ev.TID, ev.Name, ev.Unfinished = t.since, t.proc.pid, t.tid, info.Name, true
-	if info.row != nil {
-		a := args{cursor: cursor{b: t.pending, i: len(name) + 1}, p: p, t: t, info: info, ev: ev}
-		a.read()
+	a := p.arguments(t, name, t.pending)
+	a.ev.T, a.ev.Unfinished = t.since, true
+	a.read()
+	if a.row == nil || !a.row.Shown || name == "fcntl" {
+		text := strings.TrimSuffix(t.pending[len(name)+1:], a.rest)
+		a.ev.Arguments = strings.ToValidUTF8(strings.TrimRight(text[:min(len(text), maxData)], ", "), "?")
 	}
-	p.commit(ev)
-	if len(t.stack) == 0 || t.proc != p.main {
+	p.call(a.ev)
+	if t.stack == "" || t.proc != p.main {
 		return
 	}
 	s := &event.Stack{T: p.now, PID: t.proc.pid, TID: t.tid}
-	for line := range bytes.Lines(t.stack) {
-		if f, ok := frame(bytes.TrimSpace(line)); ok {
+	for line := range strings.Lines(t.stack) {
+		line = strings.TrimSpace(line)
+		if f, ok := frame(line); ok {
 			s.Frames = append(s.Frames, f)
 		} else {
-			s.Error = string(bytes.ToValidUTF8(bytes.TrimSpace(line), []byte("?")))
+			s.Error = strings.ToValidUTF8(line, "?")
 		}
 	}
-	if t.of != nil && t.of.Name != info.Name {
-		s.Call = t.of.Name
+	if t.of != name {
+		s.Call = t.of
 	}
 	if len(s.Frames) > 0 {
 		p.emit(s)
@@ -80,38 +86,37 @@ const maxFunction = 1 << 14
 
 // frame reads /usr/lib/libc.so.6(__read+0xd) [0xf82ed] and, with -kk, the source
 // line behind it.
-func frame(b []byte) (f event.Frame, ok bool) {
-	at := bytes.LastIndex(b, []byte(" [0x"))
+func frame(line string) (f event.Frame, ok bool) {
+	at := strings.LastIndex(line, " [0x")
 	if at < 0 {
 		return f, false
 	}
-	offset, rest, ok := bytes.Cut(b[at+4:], []byte("]"))
-	n, err := strconv.ParseUint(string(offset), 16, 64)
+	offset, rest, ok := strings.Cut(line[at+4:], "]")
+	n, err := strconv.ParseUint(offset, 16, 64)
 	if !ok || err != nil {
 		return f, false
 	}
 	f.Offset = event.Hex(n)
-	module, function, _ := bytes.Cut(b[:at], []byte("("))
-	if len(module) == 0 || module[0] != '/' && module[0] != '[' {
+	module, function, _ := strings.Cut(line[:at], "(")
+	if module == "" || module[0] != '/' && module[0] != '[' {
 		return f, false // "unexpected_backtracing_error [0x7f00]"
 	}
-	f.Module = event.Text(unescape(nil, module))
-	if end := bytes.LastIndexByte(function, ')'); end > 0 {
+	f.Module = event.Text(unescape(module))
+	if end := strings.LastIndexByte(function, ')'); end > 0 {
 		function = function[:end]
-		if plus := bytes.LastIndex(function, []byte("+0x")); plus >= 0 {
-			c := cursor{b: function, i: plus + 1}
+		if plus := strings.LastIndex(function, "+0x"); plus >= 0 {
+			c := cursor{s: function, i: plus + 1}
 			if into, ok := c.number(); !ok || into > maxFunction {
 				return f, true
 			}
 			function = function[:plus]
 		}
-		f.Function = string(bytes.ToValidUTF8(function, []byte("?")))
+		f.Function = strings.ToValidUTF8(function, "?")
 	}
-	if source := bytes.TrimSpace(rest); len(source) > 0 {
-		if colon := bytes.LastIndexByte(source, ':'); colon > 0 {
-			if n, err := strconv.Atoi(string(source[colon+1:])); err == nil {
-				f.File, f.Line = string(bytes.ToValidUTF8(source[:colon], []byte("?"))), n
-			}
+	source := strings.TrimSpace(rest)
+	if colon := strings.LastIndexByte(source, ':'); colon > 0 {
+		if n, err := strconv.Atoi(source[colon+1:]); err == nil {
+			f.File, f.Line = strings.ToValidUTF8(source[:colon], "?"), n
 		}
 	}
 	return f, true

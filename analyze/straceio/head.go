@@ -1,7 +1,7 @@
 package straceio
 
 import (
-	"bytes"
+	"strings"
 
 	"whosefd/tracer/event"
 )
@@ -19,7 +19,7 @@ const (
 // head is what stands before the call or message of a line.
 type head struct {
 	tid   event.TID // 0 where there is none
-	comm  []byte    // of the thread, with --decode-pids=comm
+	comm  string    // of the thread, with --decode-pids=comm
 	clock clock
 	// at is the time, in microseconds; delta is that of -r, also where it
 	// stands beside another.
@@ -33,127 +33,87 @@ const maxTID = 4 << 20
 // cutHead reads what precedes a call: [pid 12], the time, [the number of the
 // call], [the instruction pointer]; printleader in strace's source has the
 // order. What is not understood is left in body.
-func cutHead(line []byte) (h head, body []byte) {
-	body = h.cut(line)
+func cutHead(line string) (h head, body string) {
+	body = line
+	for body != "" {
+		rest, ok := "", false
+		switch ch := body[0]; {
+		case strings.HasPrefix(body, "[pid "):
+			if rest, ok = h.cutTID(strings.TrimLeft(body[len("[pid "):], " ")); ok {
+				rest, ok = strings.CutPrefix(rest, "]")
+			}
+		case isDigit(ch) && h.tid == 0:
+			if rest, ok = h.cutTID(body); !ok {
+				rest, ok = h.cutTime(body)
+			}
+		case isDigit(ch), ch == '(':
+			rest, ok = h.cutTime(body)
+		case ch == '[' && !strings.HasPrefix(body, "[ Process"):
+			// A number, an address, or a security context; not the message
+			// "[ Process PID=12 runs in 32 bit mode. ]".
+			_, rest, ok = strings.Cut(body, "] ")
+		}
+		if !ok {
+			break
+		}
+		body = strings.TrimLeft(rest, " ")
+	}
 	return h, body
 }
 
-// cut is cutHead, into h.
-func (h *head) cut(line []byte) (body []byte) {
-	*h = head{}
-	body = line
-	if len(body) > 0 && (body[0] >= 'a' && body[0] <= 'z' || body[0] == '<') {
-		return body // the usual line without any
-	}
-	if rest, ok := bytes.CutPrefix(body, []byte("[pid ")); ok {
-		if n, comm, rest, ok := cutTID(bytes.TrimLeft(rest, " ")); ok {
-			if rest, ok := bytes.CutPrefix(rest, []byte("]")); ok {
-				h.tid, h.comm, body = n, comm, bytes.TrimLeft(rest, " ")
-			}
-		}
-	} else if len(body) > 0 && body[0] >= '0' && body[0] <= '9' {
-		if n, comm, rest, ok := cutTID(body); ok && n <= maxTID && len(rest) > 0 && rest[0] == ' ' {
-			h.tid, h.comm, body = n, comm, bytes.TrimLeft(rest, " ")
-		}
-	}
-	for len(body) > 0 {
-		switch ch := body[0]; {
-		case ch >= '0' && ch <= '9', ch == '(', ch == ' ':
-			rest, ok := h.cutTime(body)
-			if !ok {
-				return body
-			}
-			body = rest
-		case ch == '[':
-			// A number, an address, or a security context; not the message
-			// "[ Process PID=12 runs in 32 bit mode. ]".
-			n := bytes.Index(body, []byte("] "))
-			if n < 0 || bytes.HasPrefix(body, []byte("[ Process")) {
-				return body
-			}
-			body = body[n+2:]
-		default:
-			return body
-		}
-	}
-	return body
-}
-
 // cutTID reads a thread id and, with --decode-pids, what stands behind it.
-func cutTID(b []byte) (tid event.TID, comm, rest []byte, ok bool) {
-	i := 0
-	for ; i < len(b) && i < 12 && b[i] >= '0' && b[i] <= '9'; i++ {
-		tid = tid*10 + event.TID(b[i]-'0')
+func (h *head) cutTID(s string) (rest string, ok bool) {
+	end := strings.IndexFunc(s, func(r rune) bool { return r < '0' || r > '9' })
+	n := pidOf(s[:max(0, end)])
+	if n == 0 {
+		return s, false
 	}
-	if i == 0 || tid <= 0 {
-		return 0, nil, b, false
-	}
-	if i < len(b) && b[i] == '<' {
-		if n := bytes.IndexByte(b[i:], '>'); n > 0 {
-			comm, i = b[i+1:i+n], i+n+1
+	comm := ""
+	if rest = s[end:]; rest[0] == '<' {
+		if comm, rest, ok = strings.Cut(rest[1:], ">"); !ok {
+			return s, false
 		}
 	}
-	return tid, comm, b[i:], true
+	if rest == "" || rest[0] != ' ' && rest[0] != ']' {
+		return s, false // of a time, or of something else
+	}
+	h.tid, h.comm = event.TID(n), comm
+	return rest, true
 }
 
-// cutTime reads a time: 12:00:00, 12:00:00.123456, 1600000000.123456,
-// "     0.000123" and "(+     0.000123)".
-func (h *head) cutTime(b []byte) ([]byte, bool) {
-	i := 0
-	delta := b[0] == '('
-	if delta {
-		if i = 2; len(b) < 2 || b[1] != '+' {
-			return b, false
-		}
+// cutTime reads a time: 12:00:00, 12:00:00.123456, 1600000000.123456, 0.000123
+// and "(+     0.000123)".
+func (h *head) cutTime(s string) (string, bool) {
+	c := cursor{s: s}
+	relative := c.at("(+")
+	if relative {
+		c.blanks()
 	}
-	spaces := i
-	for i < len(b) && b[i] == ' ' {
-		i++
-	}
-	padded := i > spaces
-	var parts [3]int64
-	n, start := 0, i
+	var parts []event.Micros
+	start := 0
 	for {
-		for ; i < len(b) && b[i] >= '0' && b[i] <= '9' && i-start < 18; i++ {
-			parts[n] = parts[n]*10 + int64(b[i]-'0')
+		start = c.i
+		v, ok := c.seconds()
+		if !ok || len(parts) == 3 {
+			return s, false
 		}
-		if i == start || i >= len(b) {
-			return b, false
-		}
-		if b[i] != ':' || n == 2 {
+		parts = append(parts, v)
+		if !c.at(":") {
 			break
 		}
-		n++
-		i++
-		start = i
 	}
-	digits := i - start
-	us := int64(0)
-	if b[i] == '.' {
-		scale := int64(100000)
-		for i++; i < len(b) && b[i] >= '0' && b[i] <= '9'; i++ {
-			us += int64(b[i]-'0') * scale
-			scale /= 10
-		}
+	digits := strings.IndexFunc(s[start:], func(r rune) bool { return r < '0' || r > '9' })
+	if relative && !c.at(")") || !c.at(" ") {
+		return s, false
 	}
-	if delta {
-		if i >= len(b) || b[i] != ')' {
-			return b, false
-		}
-		i++
-	}
-	if i >= len(b) || b[i] != ' ' {
-		return b, false
-	}
-	at := event.Micros(parts[0]*1e6 + us)
-	switch {
-	case n == 2:
-		h.clock, h.at = clockDay, event.Micros(((parts[0]*60+parts[1])*60+parts[2])*1e6+us)
-	case n == 1 || digits > 11: // the year 5138 has 11
-		return b, false
-	case delta:
+	switch at := parts[0]; {
+	case len(parts) == 3:
+		h.clock, h.at = clockDay, (parts[0]*60+parts[1])*60+parts[2]
+	case len(parts) == 2 || digits > 11: // the year 5138 has 11
+		return s, false
+	case relative:
 		h.delta = at
-	case padded || digits < 8:
+	case digits < 8:
 		h.delta = at
 		if h.clock == clockNone {
 			h.clock = clockDelta
@@ -161,5 +121,5 @@ func (h *head) cutTime(b []byte) ([]byte, bool) {
 	default:
 		h.clock, h.at = clockUnix, at
 	}
-	return b[i+1:], true
+	return c.rest(), true
 }

@@ -1,24 +1,31 @@
 // Package straceio reads logs of strace(1) as events, so that somebody's log of
 // a debugger is explained by the same analysis as a recording of our own.
 //
-// The format is what strace 4.26 to 7 write, with the options that change it:
-// docs/STRACE-LOGS.md lists them. What a log does not tell is absent from the
+// The format is what strace 4.26 to 7 write, with the options that change it, and
+// what becomes of it when it is copied from a terminal, a mail or a web page:
+// docs/STRACE-LOGS.md lists both. What a log does not tell is absent from the
 // events. The package looks at no process and no file, and builds on every
 // system.
 package straceio
 
 import (
-	"bytes"
+	"bufio"
 	"errors"
 	"fmt"
 	"io"
-	"sync"
+	"strings"
+
+	"golang.org/x/text/encoding/unicode"
+	"golang.org/x/text/transform"
 
 	"whosefd/tracer/event"
 )
 
 // MaxLine bounds a line of a log, in bytes.
 const MaxLine = 16 << 20
+
+// ahead is how far into a log is looked before its first event.
+const ahead = 1 << 20
 
 // Input is a log, or of strace -ff the file of one thread.
 type Input struct {
@@ -34,278 +41,206 @@ type Input struct {
 // the log says how the debugger ended. A call that has not ended comes last,
 // as unfinished.
 type Reader struct {
-	p     *parser
-	start sync.Once
-	in    []Input
-	full  chan *batch
-	empty chan *batch
-	stop  chan struct{}
-	once  sync.Once
-
-	cur  *batch
-	next int
-	err  error
+	in      []Input
+	p       *parser
+	sources []*source
+	merged  bool // the files of -ff, by their times
+	next    int  // event of p
+	err     error
 }
 
-// NewReader reads one log, or the files of strace -ff together. They are read
-// by another goroutine: Close ends that.
-func NewReader(in ...Input) *Reader {
-	return &Reader{p: newParser(), in: in, full: make(chan *batch, batches), empty: make(chan *batch, batches), stop: make(chan struct{})}
-}
-
-// batches is how many are on their way at most.
-const batches = 3
+// NewReader reads one log, or the files of strace -ff together.
+func NewReader(in ...Input) *Reader { return &Reader{in: in, p: newParser()} }
 
 // Next gives the next event; [io.EOF] at the end. Any other error says in which
-// line, and what is before it counts. The event is valid until the next call of
-// Next.
+// line, and what is before it counts.
 func (r *Reader) Next() (event.Event, error) {
-	r.start.Do(func() {
-		for range batches {
-			r.empty <- new(batch)
-		}
-		go r.run()
-	})
-	for r.cur == nil || r.next == len(r.cur.items) {
+	for r.next == len(r.p.out) {
 		if r.err != nil {
 			return nil, r.err
 		}
-		if r.cur != nil {
-			if r.err = r.cur.err; r.err != nil {
-				return nil, r.err
-			}
-			r.cur.reset()
-			r.empty <- r.cur
+		r.p.out, r.next = r.p.out[:0], 0
+		if r.sources == nil {
+			r.err = r.start()
+			continue
 		}
-		r.cur, r.next = <-r.full, 0
+		if r.err = r.read(); r.err != nil {
+			r.p.finishLog()
+		}
 	}
-	ev := r.cur.items[r.next]
 	r.next++
-	return ev, nil
-}
-
-// Close ends the reading. The inputs are the caller's to close, after it.
-func (r *Reader) Close() {
-	r.once.Do(func() { close(r.stop) })
-	started := true
-	r.start.Do(func() { started = false })
-	if !started || r.err != nil || r.cur != nil && r.cur.err != nil {
-		return
-	}
-	for b := range r.full {
-		if b.err != nil {
-			r.err = b.err
-			return
-		}
-	}
+	return r.p.out[r.next-1], nil
 }
 
 // Counts gives the calls that have no event, by name: those that whosefd does
 // not decode. It is for after the end.
-func (r *Reader) Counts() []Count {
-	var all []Count
-	for _, c := range r.p.calls.slots {
-		if c != nil && c.Calls > 0 {
-			all = append(all, c.Count)
+func (r *Reader) Counts() []Count { return r.p.counts.all() }
+
+// start looks at the beginnings of the files, and makes the session.
+func (r *Reader) start() error {
+	if len(r.in) == 0 {
+		return errors.New("no log")
+	}
+	size := ahead
+	if len(r.in) > 1 {
+		size = SniffSize
+	}
+	scout, arch := newParser(), "amd64"
+	scout.scouting = true
+	for _, in := range r.in {
+		s := &source{in: in, several: len(r.in) > 1, br: bufio.NewReaderSize(plain(in.Reader), size)}
+		r.sources = append(r.sources, s)
+		text, err := s.peek(size)
+		if err != nil {
+			return err
+		}
+		scout.facts.timed = false
+		for line := range strings.Lines(text) {
+			if strings.HasSuffix(line, "\n") || len(text) < size { // else there is more of it
+				scout.line(s.bare(line), true, in.TID, place{})
+				scout.out = scout.out[:0]
+			}
+		}
+		if strings.Contains(text, "aarch64") {
+			arch = "arm64"
 		}
 	}
-	return all
-}
-
-var errStopped = errors.New("closed")
-
-// run reads to the end.
-func (r *Reader) run() {
-	r.p.out = <-r.empty
-	err := r.read()
-	if err == nil {
-		err = io.EOF
-	}
-	r.p.out.err = err
-	r.full <- r.p.out
-}
-
-// flush hands the batch over if it is full.
-func (r *Reader) flush() error {
-	if !r.p.out.full() {
-		return nil
-	}
-	select {
-	case r.full <- r.p.out:
-	case <-r.stop:
-		return errStopped
-	}
-	select {
-	case r.p.out = <-r.empty:
-	case <-r.stop:
-		r.p.out = new(batch)
-		return errStopped
+	r.p.start(scout, arch)
+	if c := scout.facts.clock; len(r.sources) > 1 && (c == clockUnix || c == clockDay) {
+		r.merged = true
+		for _, s := range r.sources {
+			s.advance()
+		}
 	}
 	return nil
 }
 
+// read reads one line.
 func (r *Reader) read() error {
-	sources := make([]*source, len(r.in))
-	peek := maxPeek
-	if len(r.in) > 1 {
-		peek = SniffSize
-	}
-	for i, in := range r.in {
-		sources[i] = &source{in: in, buf: make([]byte, peek)}
-		sources[i].fill(peek)
-	}
-	if err := r.p.prepare(sources); err != nil {
-		return err
-	}
-	r.p.emit(r.p.session)
-	var err error
-	if len(sources) > 1 && r.p.mergeable {
-		err = r.merge(sources)
+	s := r.sources[0]
+	if r.merged {
+		for _, o := range r.sources[1:] {
+			if s.err != nil && errors.Is(s.err, io.EOF) || o.err == nil && o.time < s.time {
+				s = o
+			}
+		}
 	} else {
-		for _, s := range sources {
-			if err = r.readOne(s); err != nil {
-				break
-			}
+		for len(r.sources) > 1 && r.sources[0].done() {
+			r.sources = r.sources[1:]
 		}
+		s = r.sources[0]
+		s.advance()
 	}
-	if errors.Is(err, errStopped) {
-		return err
+	if s.err != nil {
+		return s.err
 	}
-	r.p.finishLog(func() { _ = r.flush() })
-	return err
-}
-
-// readOne reads one file to its end.
-func (r *Reader) readOne(s *source) error {
-	p := r.p
-	for {
-		line, whole, err := s.line()
-		if err != nil {
-			if errors.Is(err, io.EOF) {
-				return nil
-			}
-			return err
-		}
-		p.line(line, whole, s.in.TID, where{s.name(r), s.n})
-		if err := r.flush(); err != nil {
-			return err
-		}
+	at := place{line: s.n}
+	if s.several {
+		at.file = s.in.Name
 	}
-}
-
-// merge reads files of strace -ff in the order of the times in them.
-func (r *Reader) merge(sources []*source) error {
-	p := r.p
-	ahead := make([]struct {
-		line  []byte
-		whole bool
-		at    event.Micros
-	}, len(sources))
-	advance := func(i int) error {
-		line, whole, err := sources[i].line()
-		if err != nil {
-			ahead[i].line = nil
-			if errors.Is(err, io.EOF) {
-				return nil
-			}
-			return err
-		}
-		ahead[i].line, ahead[i].whole = line, whole
-		if h, _ := cutHead(line); h.clock != clockNone {
-			ahead[i].at = h.at
-		}
-		return nil
+	r.p.line(s.line, s.whole, s.in.TID, at)
+	if r.merged {
+		s.advance()
 	}
-	for i := range sources {
-		if err := advance(i); err != nil {
-			return err
-		}
-	}
-	for {
-		first := -1
-		for i := range ahead {
-			if ahead[i].line != nil && (first < 0 || ahead[i].at < ahead[first].at) {
-				first = i
-			}
-		}
-		if first < 0 {
-			return nil
-		}
-		s := sources[first]
-		p.line(ahead[first].line, ahead[first].whole, s.in.TID, where{s.name(r), s.n})
-		if err := r.flush(); err != nil {
-			return err
-		}
-		if err := advance(first); err != nil {
-			return err
-		}
-	}
+	return nil
 }
 
 // source gives the lines of a file.
 type source struct {
-	in         Input
-	buf        []byte
-	start, end int
-	scanned    int // bytes behind start that hold no end of a line
-	n          int // lines given
-	err        error
+	in      Input
+	several bool
+	br      *bufio.Reader
+	counted bool // lines begin with their numbers
+	mail    bool // encoded as "quoted-printable"
+
+	line  string
+	whole bool // it has an end
+	n     int  // its number
+	time  event.Micros
+	err   error
 }
 
-func (s *source) name(r *Reader) string {
-	if len(r.in) == 1 {
-		return ""
+// plain reads a text that is marked as UTF-16, as Windows makes of a redirected
+// output, as UTF-8.
+func plain(r io.Reader) io.Reader {
+	return transform.NewReader(r, unicode.BOMOverride(transform.Nop))
+}
+
+// peek gives the beginning of the file, once it has turned out to be a log. Of
+// several, one may be empty: that of a thread that made no call.
+func (s *source) peek(size int) (string, error) {
+	b, err := s.br.Peek(size)
+	if err != nil && !errors.Is(err, io.EOF) && len(b) == 0 {
+		return "", s.wrap(err)
 	}
-	return s.in.Name
+	text := string(b)
+	switch format, why := Sniff(b[:min(len(b), SniffSize)]); {
+	case format == Strace, s.several && len(b) == 0:
+	case format == Recording:
+		return "", s.wrap(errors.New("not a log of strace: it looks like JSON"))
+	default:
+		return "", s.wrap(errors.New("not a log of strace: " + why))
+	}
+	s.counted = numbered(text)
+	if s.mail = isMail(text); s.mail {
+		text = unmailed(text)
+	}
+	return text, nil
 }
 
-// fill reads until there are n bytes, or the end or an error has come.
-func (s *source) fill(n int) {
-	for s.err == nil && s.end-s.start < n && s.end < len(s.buf) {
-		m, err := s.in.Reader.Read(s.buf[s.end:])
-		s.end += m
-		s.err = err
+// done says that there is no more line.
+func (s *source) done() bool {
+	_, err := s.br.Peek(1)
+	return err != nil && errors.Is(err, io.EOF)
+}
+
+// advance reads the next line.
+func (s *source) advance() {
+	line, whole, err := s.read()
+	for s.mail && err == nil && whole && strings.HasSuffix(strings.TrimRight(line, "\r"), "=") {
+		var more string
+		more, whole, err = s.read()
+		line = strings.TrimSuffix(strings.TrimRight(line, "\r"), "=") + more
+	}
+	if s.mail {
+		line = unmailed(line)
+	}
+	if s.line, s.whole, s.err = s.bare(line), whole, err; s.several {
+		if h, _ := cutHead(s.line); h.clock != clockNone {
+			s.time = h.at
+		}
 	}
 }
 
-// line gives the next line, without its end, valid until the next call; whole
-// is false for a last line without an end.
-func (s *source) line() (line []byte, whole bool, err error) {
+// bare gives a line without its number.
+func (s *source) bare(line string) string {
+	if s.counted {
+		return uncounted(line)
+	}
+	return line
+}
+
+// read gives a line without its end; whole is false for a last line without one.
+func (s *source) read() (line string, whole bool, err error) {
+	var b []byte
 	for {
-		if n := bytes.IndexByte(s.buf[s.start+s.scanned:s.end], '\n'); n >= 0 {
-			n += s.scanned
-			line = s.buf[s.start : s.start+n]
-			s.start += n + 1
-			s.scanned = 0
+		piece, err := s.br.ReadSlice('\n')
+		b = append(b, piece...)
+		switch {
+		case err == nil:
 			s.n++
-			return line, true, nil
-		}
-		s.scanned = s.end - s.start
-		if s.err != nil {
-			if s.scanned == 0 || !errors.Is(s.err, io.EOF) {
-				if errors.Is(s.err, io.EOF) {
-					return nil, false, io.EOF
-				}
-				return nil, false, s.wrap(s.err)
-			}
-			line = s.buf[s.start:s.end]
-			s.start, s.scanned = s.end, 0
+			return string(b[:len(b)-1]), true, nil
+		case errors.Is(err, bufio.ErrBufferFull) && len(b) > MaxLine:
+			return "", false, s.wrap(fmt.Errorf("longer than %d bytes", MaxLine))
+		case errors.Is(err, bufio.ErrBufferFull):
+		case !errors.Is(err, io.EOF):
+			return "", false, s.wrap(err)
+		case len(b) == 0:
+			return "", false, io.EOF
+		default:
 			s.n++
-			return line, false, nil
+			return string(b), false, nil
 		}
-		if s.scanned > MaxLine {
-			return nil, false, s.wrap(fmt.Errorf("longer than %d bytes", MaxLine))
-		}
-		if s.start > 0 {
-			copy(s.buf, s.buf[s.start:s.end])
-			s.end -= s.start
-			s.start = 0
-		} else if s.end == len(s.buf) {
-			s.buf = append(s.buf, make([]byte, len(s.buf))...)
-		}
-		m, err := s.in.Reader.Read(s.buf[s.end:])
-		s.end += m
-		s.err = err
 	}
 }
 

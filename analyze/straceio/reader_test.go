@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -13,11 +14,10 @@ import (
 	"whosefd/tracer/event"
 )
 
-// events reads a log; the events are copies.
+// events reads a log.
 func events(t testing.TB, in ...Input) ([]event.Event, []Count, error) {
 	t.Helper()
 	r := NewReader(in...)
-	defer r.Close()
 	var all []event.Event
 	for {
 		ev, err := r.Next()
@@ -26,11 +26,6 @@ func events(t testing.TB, in ...Input) ([]event.Event, []Count, error) {
 		}
 		if err != nil {
 			return all, nil, err
-		}
-		if c, ok := ev.(*event.Syscall); ok {
-			copied := *c
-			copied.Data = bytes.Clone(c.Data)
-			ev = &copied
 		}
 		all = append(all, ev)
 	}
@@ -68,6 +63,11 @@ func TestLines(t *testing.T) {
 		{"-y", "12 openat(AT_FDCWD</home/u>, \"x\", O_RDONLY) = 3</home/u/x>\n12 read(3</home/u/x>, \"\\177ELF\"..., 832) = 832\n",
 			[]string{`{"type":"syscall","t":0.000000,"pid":12,"tid":12,"name":"openat","path":"x","flags":"O_RDONLY","ret":3,"target":{"kind":"unknown","link":"/home/u/x"}}`,
 				`{"type":"syscall","t":0.000000,"pid":12,"tid":12,"name":"read","fd":3,"count":832,"ret":832,"target":{"kind":"unknown","link":"/home/u/x"},"data":"f0VMRg=="}`}},
+		{"-y, fstat before the first read", "12 openat(AT_FDCWD, \"/x\", O_RDONLY) = 3</x>\n12 fstat(3</x>, {st_dev=makedev(0x8, 0x1), st_ino=12, st_mode=S_IFREG|0600}) = 0\n12 read(3</x>, \"#!/bin\", 99) = 6\n",
+			[]string{`{"type":"syscall","t":0.000000,"pid":12,"tid":12,"name":"openat","path":"/x","flags":"O_RDONLY","ret":3,"target":{"kind":"unknown","link":"/x"}}`,
+				`{"type":"fd","t":0.000000,"pid":12,"fd":3,"target":{"kind":"regular","link":"/x","dev":2049,"ino":12}}`,
+				`{"type":"syscall","t":0.000000,"pid":12,"tid":12,"name":"fstat","fd":3,"ret":0,"target":{"kind":"regular","link":"/x","dev":2049,"ino":12}}`,
+				`{"type":"syscall","t":0.000000,"pid":12,"tid":12,"name":"read","fd":3,"count":99,"ret":6,"target":{"kind":"regular","link":"/x","dev":2049,"ino":12},"data":"IyEvYmlu"}`}},
 		{"a pipe", "12 read(16<pipe:[4798]>, \"x\", 1) = 1 <0.000012>\n",
 			[]string{`{"type":"syscall","t":0.000000,"pid":12,"tid":12,"name":"read","fd":16,"count":1,"ret":1,"dur_us":12,"target":{"kind":"pipe","link":"pipe:[4798]","ino":4798}}`}},
 		{"sockets", "12 read(5<socket:[77]>, \"\", 9) = 0\n12 read(6<TCP:[127.0.0.1:80->127.0.0.1:6]>, \"\", 9) = 0\n12 read(7<UNIX-STREAM:[28->29,\"/run/a>b\"]>, \"\", 9) = 0\n12 read(8<TCPv6:[[::1]:22->[::1]:5]>, \"\", 9) = 0\n",
@@ -139,6 +139,11 @@ func TestLines(t *testing.T) {
 		{"cut off in what was read", "12 close(3) = 0\n12 read(16<pipe:[7]>, \"ab", []string{
 			`{"type":"syscall","t":0.000000,"pid":12,"tid":12,"name":"close","fd":3,"ret":0}`,
 			`{"type":"lost","t":0.000000,"reason":"the last line of the log is cut off; not used"}`}},
+		{"what calls wait for", "12 poll([{fd=0</dev/pts/0>, events=POLLIN}, {fd=5, events=POLLIN}], 2, -1 <unfinished ...>\n13 wait4(20,  <unfinished ...>\n14 fcntl(3</x>, F_SETLKW, {l_type=F_WRLCK, l_whence=SEEK_SET, l_start=0, l_len=0} <unfinished ...>\n15 futex(0x7f00, FUTEX_WAIT_PRIVATE, 2, NULL) = ?\n",
+			[]string{`{"type":"syscall","t":0.000000,"pid":12,"tid":12,"name":"poll","arguments":"[{fd=0</dev/pts/0>, events=POLLIN}, {fd=5, events=POLLIN}], 2, -1","unfinished":true}`,
+				`{"type":"syscall","t":0.000000,"pid":12,"tid":13,"name":"wait4","arguments":"20","unfinished":true}`,
+				`{"type":"syscall","t":0.000000,"pid":12,"tid":14,"name":"fcntl","fd":3,"flags":"F_SETLKW","arguments":"3</x>, F_SETLKW, {l_type=F_WRLCK, l_whence=SEEK_SET, l_start=0, l_len=0}","unfinished":true,"target":{"kind":"unknown","link":"/x"}}`,
+				`{"type":"syscall","t":0.000000,"pid":12,"tid":15,"name":"futex","arguments":"0x7f00, FUTEX_WAIT_PRIVATE, 2, NULL","unfinished":true}`}},
 		{"exited", "12 exit_group(3) = ?\n12 +++ exited with 3 +++\n",
 			[]string{`{"type":"end","t":0.000000,"reason":"exited","exit":3}`}},
 		{"open that waits", "12 openat(AT_FDCWD, \"/fifo\", O_RDONLY",
@@ -422,34 +427,24 @@ func TestRepeatable(t *testing.T) {
 	}
 }
 
-// Closing in the middle ends the goroutine; closing one that was never read
-// does nothing.
-func TestClose(t *testing.T) {
-	NewReader(log("close(3) = 0\n")).Close()
+// A log of any length needs the same memory.
+func TestMemory(t *testing.T) {
 	r := NewReader(Input{Reader: &busyLog{left: 1 << 40}})
-	for range 1000 {
+	var peak [2]uint64
+	for n := range 1_000_000 {
 		if _, err := r.Next(); err != nil {
 			t.Fatal(err)
 		}
-	}
-	r.Close()
-	r.Close()
-}
-
-// A log of any length needs the same memory: a line makes no garbage.
-func TestAllocations(t *testing.T) {
-	r := NewReader(Input{Reader: &busyLog{left: 1 << 40}})
-	defer r.Close()
-	next := func() {
-		if _, err := r.Next(); err != nil {
-			t.Fatal(err)
+		if n%50_000 == 0 {
+			runtime.GC()
+			var m runtime.MemStats
+			runtime.ReadMemStats(&m)
+			late := n / 500_000
+			peak[late] = max(peak[late], m.HeapAlloc)
 		}
 	}
-	for range 10000 {
-		next()
-	}
-	if n := testing.AllocsPerRun(20000, next); n >= 0.01 {
-		t.Errorf("%v allocations a line", n)
+	if peak[1] > peak[0]+peak[0]/10+1<<20 {
+		t.Errorf("%d bytes are in use in the first half of a million lines, %d in the second", peak[0], peak[1])
 	}
 }
 
@@ -458,6 +453,9 @@ func FuzzReader(f *testing.F) {
 	f.Add([]byte("12 10:00:00.1 [ 257] [00007f8e0fa3e2d7] openat(AT_FDCWD</w>, \"/proc/self/fd/4\", O_RDONLY) = 16<pipe:[4798]> <0.000012>\n12 read(16<pipe:[4798]>, "), byte(0))
 	f.Add([]byte("execve(\"/usr/bin/gdb\", [\"gdb\"], 0x1 /* 9 vars */) = 0\npipe2([3, 4], O_CLOEXEC) = 0\nclone(flags=CLONE_THREAD) = 7\n[pid 7] fstat(3, {st_dev=makedev(0x8, 0x1), st_ino=7, st_mode=S_IFIFO|0600}) = 0\n > /x(y+0x1) [0x1]\n"), byte(2))
 	f.Add([]byte("ptrace(PTRACE_PEEKTEXT, 20, 0x5555, [0x65]) = 0\nprocess_vm_readv(20, [{iov_base=\"/p\", iov_len=8}], 1, [{iov_base=0x5555, iov_len=8}], 1, 0) = 8\n--- SIGINT {} ---\n+++ killed by SIGKILL +++\n"), byte(1))
+	for _, tc := range pasted() {
+		f.Add([]byte(tc.log), byte(0))
+	}
 	f.Fuzz(func(t *testing.T, text []byte, files byte) {
 		in := []Input{{Reader: bytes.NewReader(text)}}
 		if n := int(files % 4); n > 1 {
@@ -475,4 +473,28 @@ func FuzzReader(f *testing.F) {
 		}
 		lines(t, all)
 	})
+}
+
+// A debugger that reads a core file has one for its inferior: its header says so.
+func TestCoreInLog(t *testing.T) {
+	const log = `100 execve("/usr/bin/gdb", ["gdb", "a.out", "core"], 0x7ff /* 5 vars */) = 0
+100 openat(AT_FDCWD</tmp>, "/tmp/%[1]s", O_RDONLY|O_CLOEXEC) = 13</tmp/%[1]s>
+100 read(13</tmp/%[1]s>, "\177ELF\2\1\1\0\0\0\0\0\0\0\0\0\%[2]d\0>\0\1\0\0\0\0\0\0\0\0\0\0\0"..., 4096) = 4096
+100 read(13</tmp/%[1]s>, "\177ELF\2\1\1\0\0\0\0\0\0\0\0\0\%[2]d\0>\0\1\0\0\0\0\0\0\0\0\0\0\0"..., 4096) = 4096
+`
+	for kind, want := range map[int]int{2: 0, 3: 0, 4: 1} { // ET_EXEC, ET_DYN, ET_CORE
+		all, _, err := events(t, Input{Reader: strings.NewReader(fmt.Sprintf(log, "file", kind))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := 0
+		for _, ev := range all {
+			if inf, ok := ev.(*event.Inferior); ok && inf.Core != nil && inf.Core.Link == "/tmp/file" {
+				n++
+			}
+		}
+		if n != want {
+			t.Errorf("type %d: %d cores, want %d", kind, n, want)
+		}
+	}
 }

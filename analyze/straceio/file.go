@@ -1,9 +1,6 @@
 package straceio
 
 import (
-	"bytes"
-	"hash/crc32"
-	"hash/maphash"
 	"strconv"
 	"strings"
 
@@ -11,83 +8,36 @@ import (
 	"whosefd/tracer/event"
 )
 
-// shared keeps texts that come again and again, and what annotations mean, so
-// that a line makes no garbage. It is bounded: an entry takes the place of
-// another with the same hash.
-type shared struct {
-	seed    maphash.Seed
-	strings [1 << 12]string
-	files   [1 << 11]*file
-	last    *file // the latest of files
-	scratch []byte
-}
-
-// maxShared bounds the length of a text that is kept for sharing, in bytes.
-const maxShared = 512
-
 // file is what is known of the file behind a descriptor. It is never changed
-// once it was made: events that are still on their way refer to its target.
+// once it was made: events refer to its target.
 type file struct {
-	text   string // the annotation
+	text   string // the annotation; empty without -y
 	target event.Target
 	// mem and stat are the process of whose memory or state it is: /proc/N/mem,
 	// /proc/N/task/N/stat.
 	mem, stat event.PID
-	// unread: it was opened by name, and nothing has been read since.
-	unread bool
 }
 
-func (s *shared) string(b []byte) string {
-	if len(b) == 0 {
-		return ""
+// maxFiles bounds the annotations that are remembered.
+const maxFiles = 1 << 12
+
+// file gives the file that an annotation names. What fstat(2) has told of it is
+// remembered, as long as there are not too many.
+func (p *parser) file(annotation string) *file {
+	f := p.files[annotation]
+	if f == nil {
+		f = newFile(strings.Clone(annotation))
+		p.learned(f)
 	}
-	if len(b) > maxShared {
-		return string(b)
-	}
-	slot := &s.strings[maphash.Bytes(s.seed, b)%uint64(len(s.strings))]
-	if *slot != string(b) {
-		*slot = string(b)
-	}
-	return *slot
+	return f
 }
 
-// text gives what an escaped text means.
-func (s *shared) text(b []byte) event.Text {
-	if bytes.IndexByte(b, '\\') >= 0 {
-		s.scratch = unescape(s.scratch[:0], b)
-		b = s.scratch
+func (p *parser) learned(f *file) {
+	if len(p.files) >= maxFiles {
+		clear(p.files)
 	}
-	return event.Text(s.string(b))
+	p.files[f.text] = f
 }
-
-// file gives the file that an annotation names.
-func (s *shared) file(annotation []byte) *file {
-	if s.last != nil && s.last.text == string(annotation) {
-		return s.last // as of most calls in a row
-	}
-	slot := s.slot(annotation)
-	if *slot == nil || (*slot).text != string(annotation) {
-		*slot = newFile(string(annotation))
-	}
-	s.last = *slot
-	return s.last
-}
-
-// learn keeps what was learned about the file of an annotation.
-func (s *shared) learn(f *file) {
-	*s.slot([]byte(f.text)) = f
-	s.last = f
-}
-
-// slot is the place of an annotation's file. An entry that gives its place up
-// takes with it what was learned of the file, so the hash is the same in every
-// run: a log must read the same each time.
-func (s *shared) slot(annotation []byte) **file {
-	return &s.files[crc32.Checksum(annotation, castagnoli)%uint32(len(s.files))]
-}
-
-// castagnoli is the polynomial that CPUs have an instruction for.
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // newFile says what an annotation tells: the text of the link in /proc/PID/fd
 // as strace -y prints it, or the address of a socket, or with the numbers of a
@@ -101,9 +51,7 @@ func newFile(annotation string) *file {
 			text, device = text[:at], strings.TrimSuffix(text[at+1:], ">")
 		}
 	}
-	if strings.IndexByte(text, '\\') >= 0 {
-		text = string(unescape(nil, []byte(text)))
-	}
+	text = string(unescape(text))
 	f.target = event.Target{Kind: kindOf(text, device), Link: event.Text(text)}
 	if deleted {
 		f.target.Link += " (deleted)"
@@ -132,6 +80,9 @@ func procFile(name string) (mem, stat event.PID) {
 	return 0, 0
 }
 
+// memName is the name of a process's memory.
+func memName(pid event.PID) string { return "/proc/" + strconv.Itoa(int(pid)) + "/mem" }
+
 // kindOf is the kind of a file by the text of its link. Of most files with a
 // name it does not tell.
 func kindOf(link, device string) event.Kind {
@@ -155,10 +106,8 @@ func kindOf(link, device string) event.Kind {
 	case strings.HasPrefix(device, "block "):
 		return event.BlockDev
 	case strings.HasPrefix(device, "char "):
-		// Documentation/admin-guide/devices.txt: 4 and 5 are terminals and
-		// serial lines, 136 to 143 the other side of pseudo-terminals.
 		major, _, _ := strings.Cut(device[len("char "):], ":")
-		if n, err := strconv.Atoi(major); err == nil && (n == 4 || n == 5 || n >= 136 && n <= 143) {
+		if n, err := strconv.ParseUint(major, 10, 32); err == nil && decode.IsTerminal(uint32(n)) {
 			return event.TTY
 		}
 		return event.CharDev
@@ -185,16 +134,70 @@ func socketName(s string) bool {
 // It is 0 where there are addresses instead.
 func inode(s string) uint64 {
 	_, s, _ = strings.Cut(s, ":[")
-	i := 0
-	for i < len(s) && s[i] >= '0' && s[i] <= '9' {
-		i++
-	}
-	if i == 0 || i == len(s) || s[i] != ']' && s[i] != ',' && !strings.HasPrefix(s[i:], "->") {
+	end := strings.IndexFunc(s, func(r rune) bool { return r < '0' || r > '9' })
+	if end <= 0 || s[end] != ']' && s[end] != ',' && !strings.HasPrefix(s[end:], "->") {
 		return 0
 	}
-	n, err := strconv.ParseUint(s[:i], 10, 64)
+	n, err := strconv.ParseUint(s[:end], 10, 64)
 	if err != nil {
 		return 0
 	}
 	return n
+}
+
+// fileStat is what strace shows of a struct stat.
+type fileStat struct {
+	kind     event.Kind
+	dev, ino uint64
+}
+
+var typeNames = map[string]uint32{
+	"S_IFREG": decode.TypeRegular, "S_IFDIR": decode.TypeDir, "S_IFIFO": decode.TypeFIFO, "S_IFSOCK": decode.TypeSocket,
+	"S_IFBLK": decode.TypeBlockDev, "S_IFCHR": decode.TypeCharDev,
+}
+
+// readStat reads {st_mode=S_IFREG|0644, st_size=1024, …} and, with -v,
+// {st_dev=makedev(0x8, 0x1), st_ino=12, st_mode=…}.
+func readStat(s string) (st fileStat) {
+	_, mode, ok := strings.Cut(s, "_mode=")
+	if !ok {
+		return st
+	}
+	c := cursor{s: mode}
+	bits, ok := c.number() // -X raw and verbose
+	kind := uint32(bits) & decode.StatTypeMask
+	if !ok {
+		name, _, _ := strings.Cut(mode, "|")
+		kind = typeNames[strings.TrimRight(name, "}, ")]
+	}
+	switch st.kind = decode.Kinds[kind]; st.kind {
+	case event.FIFO:
+		st.kind = event.Pipe
+	case event.CharDev:
+		if major, _, ok := device(s, "st_rdev="); ok && decode.IsTerminal(major) {
+			st.kind = event.TTY
+		}
+	}
+	if major, minor, ok := device(s, "st_dev="); ok {
+		if _, rest, ok := strings.Cut(s, "st_ino="); ok {
+			c := cursor{s: rest}
+			if n, ok := c.number(); ok {
+				st.dev, st.ino = decode.Makedev(major, minor), uint64(n)
+			}
+		}
+	}
+	return st
+}
+
+// device reads st_dev=makedev(0x8, 0x1).
+func device(s, field string) (major, minor uint32, ok bool) {
+	_, rest, ok := strings.Cut(s, field+"makedev(")
+	if !ok {
+		return 0, 0, false
+	}
+	c := cursor{s: rest}
+	x, ok1 := c.number()
+	ok2 := c.at(", ")
+	y, ok3 := c.number()
+	return uint32(x), uint32(y), ok1 && ok2 && ok3
 }
