@@ -35,7 +35,7 @@ func TestExcerpt(t *testing.T) {
 			for n := 1; n <= tc.total; n++ {
 				mark := Mark{}
 				if marked[n] {
-					mark = Mark{RuleSelfFD, Hang}
+					mark = Mark{Rule: RuleSelfFD, Effect: Hang}
 				}
 				ev := call(event.Micros(n), "read")
 				ev.Target = &event.Target{Kind: event.Regular, Ino: uint64(n)}
@@ -105,16 +105,16 @@ func TestExcerptOfEvidence(t *testing.T) {
 	}
 }
 
-func TestTable(t *testing.T) {
+func TestDescriptors(t *testing.T) {
 	a := New()
 	for _, ev := range []event.Event{gdbSession("snapshot"), fd(gdbPID, 16, "r", ownPipe), fd(gdbPID, 3, "r", ownPipe), fd(infPID, 0, "rw", libc)} {
 		a.Add(ev)
 	}
-	got := a.Table(gdbPID)
+	got := a.Descriptors(gdbPID)
 	if len(got) != 2 || got[0].FD != 3 || got[1].FD != 16 || got[0].Access != "r" || !got[1].Target.Same(ownPipe) {
 		t.Errorf("%+v", got)
 	}
-	if len(a.Table(1)) != 0 {
+	if len(a.Descriptors(1)) != 0 {
 		t.Error("descriptors of nobody")
 	}
 }

@@ -22,11 +22,11 @@ func TestProvenance(t *testing.T) {
 			a.Add(ev)
 		}
 		a.Add(openAt(2000, "/proc/self/fd/4", 16, &ownPipe))
-		from := a.opens()[0].from
+		from := a.state.Opens()[0].Origin
 		if (from != nil) != tc.want {
 			t.Errorf("%s: %+v", tc.text, from)
 		}
-		if from != nil && (from.pid != infPID || from.addr != 0x1000 || from.ago != 988) {
+		if from != nil && (from.PID != infPID || from.Addr != 0x1000 || from.Ago != 988) {
 			t.Errorf("%s: %+v", tc.text, from)
 		}
 	}
@@ -41,7 +41,7 @@ func TestProvenanceGap(t *testing.T) {
 		a.Add(c)
 	}
 	a.Add(openAt(2000, "/proc/self/fd/4", 16, &ownPipe))
-	if from := a.opens()[0].from; from != nil {
+	if from := a.state.Opens()[0].Origin; from != nil {
 		t.Errorf("%+v", from)
 	}
 }
@@ -92,8 +92,8 @@ func TestProvenanceCalls(t *testing.T) {
 			a.Add(ev)
 		}
 		a.Add(openAt(2000, name, 16, &ownPipe))
-		from := a.opens()[0].from
-		if (from != nil) != tc.want || from != nil && (from.pid != infPID || from.addr != 0x1000) {
+		from := a.state.Opens()[0].Origin
+		if (from != nil) != tc.want || from != nil && (from.PID != infPID || from.Addr != 0x1000) {
 			t.Errorf("%s: %+v", tc.name, from)
 		}
 	}

@@ -140,6 +140,13 @@ func hung() scene {
 		one(fromMemoryLib(), gdbStack(gdbPID, "/proc/self/fd/4")))
 }
 
+// named is a hang without any inferior, of which the debugger's own memory tells a name.
+func named(name event.Text) scene {
+	b := read16()
+	b.Names = []event.MemoryText{{Addr: 0x564e51949e30, In: "heap", Text: name}}
+	return join(one(gdbSession("snapshot"), b), gdbFDs(fd(gdbPID, 16, "r", ownPipe)))
+}
+
 func poll(call string) *event.Blocked {
 	return &event.Blocked{PID: gdbPID, TID: gdbPID, Comm: "gdb", State: "S", Wchan: "poll_schedule_timeout", Syscall: call, SIGINT: "caught"}
 }
@@ -148,7 +155,20 @@ func poll(call string) *event.Blocked {
 func atPrompt(libs ...event.Event) scene {
 	ses := gdbSession("snapshot")
 	ses.Debugger.TTYPGRP = event.Some(gdbPID)
-	return join(one(ses, poll("poll")), gdbFDs(), one(fromMemory()), infFDs(), ordinary(infPID), libs)
+	return join(one(ses, poll("poll")), gdbFDs(), one(fromMemory()), infFDs(), ordinary(infPID), libs, prompted())
+}
+
+// prompted is a gdb that polls its terminal, in the foreground.
+func prompted() []event.Event {
+	return one(&event.Wait{PID: gdbPID, TID: gdbPID, Comm: "gdb", State: "S", Syscall: "poll", PGRP: event.Some(gdbPID), TTYPGRP: event.Some(gdbPID),
+		On: []event.Awaited{
+			{Op: event.AwaitRead, FD: event.Some[event.FD](3), Target: &ownPipe, Enders: []event.Ender{{PID: gdbPID, Comm: "gdb", FD: event.Some[event.FD](4), How: event.HowWriter}}},
+			{Op: event.AwaitRead, FD: event.Some[event.FD](0), Target: &terminal, Enders: []event.Ender{{PID: 900, Comm: "sshd", FD: event.Some[event.FD](9), How: event.HowTerminal}}},
+			{Op: event.AwaitChild, Enders: []event.Ender{{PID: infPID, Comm: "from_memory", How: event.HowTracee}}},
+		}},
+		&event.Wait{PID: 900, TID: 900, Comm: "sshd", State: "S", Syscall: "poll", On: []event.Awaited{
+			{Op: event.AwaitRead, FD: event.Some[event.FD](4), Target: &event.Target{Kind: event.Socket, Link: "socket:[77]", Dev: 8, Ino: 77}, Peer: "192.0.2.7:50122", Outside: event.OutsideHost}}},
+		&event.Search{Searched: 87})
 }
 
 func call(t event.Micros, name string) *event.Syscall {
@@ -159,6 +179,13 @@ func openAt(t event.Micros, path event.Text, ret int64, target *event.Target) *e
 	c := call(t, "openat")
 	c.Path, c.Flags, c.Ret, c.DurUS, c.Target = path, "O_RDONLY|O_CLOEXEC", event.Some(ret), event.Some[int64](15), target
 	return c
+}
+
+// symbolizes is a tool that looks for what /proc/PID/maps shows, in vain.
+func symbolizes(text event.Text) *event.Syscall {
+	c := call(1204511, "newfstatat")
+	c.Path = text
+	return failed(c, "ENOENT")
 }
 
 func failed(c *event.Syscall, errno string) *event.Syscall {
@@ -251,6 +278,8 @@ func scenes() map[string]scene {
 			return ev
 		})
 	}
+	perf := gdbSession("trace")
+	perf.Debugger.Comm, perf.Debugger.Exe, perf.Debugger.Cmdline = "perf", "/usr/bin/perf", []event.Text{"perf", "report"}
 	second := fromMemory()
 	second.PID, second.Comm, second.PGRP = 2170, "executor", event.Some(2170)
 	worker := read16()
@@ -332,6 +361,39 @@ func scenes() map[string]scene {
 				}
 				return ev
 			}),
+		"two-names-stream": hung().with(library(infPID, 5, "/proc/self/fd/3", memfd2, ownPipe, memfd2, "/proc/2162/fd/3")).
+			change(func(ev event.Event) event.Event {
+				if b, ok := ev.(*event.Blocked); ok {
+					b.Names = []event.MemoryText{{Addr: 0x564e51949e30, In: "heap", Text: "/proc/self/fd/3", Stream: 0x564e51a00000, Object: 0x564e51a80000}}
+				}
+				return ev
+			}),
+		"script": hung().change(func(ev event.Event) event.Event {
+			if st, ok := ev.(*event.Stack); ok {
+				python := event.Frame{PC: 0x7f6905000000, Module: "/usr/lib/libpython3.11.so.1.0", Offset: 0x100000}
+				st.Frames = []event.Frame{st.Frames[0], python, python, st.Frames[2]}
+			}
+			return ev
+		}),
+		"script-below": hung().change(func(ev event.Event) event.Event { // gdb.execute("run")
+			if st, ok := ev.(*event.Stack); ok {
+				st.Frames = append(st.Frames, event.Frame{PC: 0x7f6905000000, Function: "_PyEval_EvalFrameDefault"}, st.Frames[2])
+			}
+			return ev
+		}),
+		"name-of-nobody": named("/proc/self/fd/4"),
+		"name-of-its-user": named("/dev/fd/4").change(func(ev event.Event) event.Event {
+			if ev, ok := ev.(*event.Session); ok {
+				ev.Debugger.Cmdline = []event.Text{"gdb", "-ex", "source /dev/fd/4"}
+			}
+			return ev
+		}),
+		"name-of-another-writer": named("/dev/fd/4").change(func(ev event.Event) event.Event {
+			if b, ok := ev.(*event.Blocked); ok {
+				b.Holders = append(b.Holders, event.Holder{PID: 77, Comm: "sh", FD: 1, Access: "w"})
+			}
+			return ev
+		}),
 		"prompt":           atPrompt(),
 		"waiting-inferior": join(one(waiting, poll("wait4")), gdbFDs(), one(fromMemory()), infFDs(), ordinary(infPID)),
 		"running-inferior": join(one(waiting, poll("ppoll")), gdbFDs(), one(fromMemory()), infFDs(), ordinary(infPID)),
@@ -431,6 +493,10 @@ func scenes() map[string]scene {
 		"trace-alone": traced(openAt(1204511, "/proc/self/fd/4", 16, &ownPipe), readFrom(1204581, 16, ownPipe, stuck)),
 		"trace-error": traced(failed(means(openAt(1204511, "/proc/self/fd/20", -1, nil), infPID, 20, memfd), "ENOENT"), fromMemory(),
 			library(infPID, 3, "/proc/self/fd/20", memfd, gone, memfd, "/proc/2162/fd/20")),
+		"log-core": join(one(gdbSession("strace")), gdbFDs(), one(&event.Inferior{Core: &event.Core{ID: 1, Target: event.Target{Kind: event.Regular, Link: "/tmp/core"}},
+			LinkMapError: "a log of strace does not show it"}), one(openAt(1204511, "/proc/self/fd/4", 16, &ownPipe), readFrom(1204581, 16, ownPipe, stuck))),
+		"trace-map-text":       join(one(perf), one(symbolizes("/memfd:libfunction (deleted)")), one(fromMemory()), one(fromMemoryLib())),
+		"trace-map-text-alone": join(one(perf), one(symbolizes("/memfd:libfunction (deleted)"), symbolizes("/tmp/lib.so (deleted)"))),
 		"trace-wrong-file": traced(means(openAt(1204511, "/proc/self/fd/15", 16, &otherLib), infPID, 15, memfd), fromMemory(),
 			library(infPID, 3, "/proc/self/fd/15", memfd, otherLib, memfd, "/proc/2162/fd/15"), readFrom(1204581, 16, otherLib, 4096)),
 		"trace-stolen-input": traced(means(openAt(1204511, "/proc/self/fd/0", 16, &terminal), infPID, 0, memfd), fromMemory(),
@@ -525,7 +591,7 @@ func defile(ev event.Event) event.Event {
 	return ev
 }
 
-func analyzed(s scene) *Analyzer {
+func analyzed(s scene) *Analysis {
 	a := New()
 	for _, ev := range s {
 		a.Add(ev)

@@ -6,11 +6,13 @@ import (
 	"slices"
 	"testing"
 
+	"whosefd/analyze/tables"
 	"whosefd/tracer/event"
 )
 
 func tabled(f Filter, evs ...event.Event) *Tables {
-	a, t := New(), NewTables(f)
+	a := New()
+	t := a.Tables(f)
 	for _, ev := range evs {
 		t.Add(ev, a.Add(ev))
 	}
@@ -47,7 +49,7 @@ func TestDescriptorLife(t *testing.T) {
 	second := openAt(3000, "/lib/other.so", 16, &otherLib)
 	dup := call(4000, "dup3")
 	dup.FD, dup.NewFD, dup.Ret, dup.Target = event.Some[event.FD](16), event.Some[event.FD](20), event.Some[int64](20), &otherLib
-	tables := tabled(Filter{}, gdbSession("trace"), fd(gdbPID, 3, "r", ownPipe), fd(infPID, 0, "rw", libc),
+	gathered := tabled(Filter{}, gdbSession("trace"), fd(gdbPID, 3, "r", ownPipe), fd(infPID, 0, "rw", libc),
 		openAt(1000, "/lib/libc.so", 16, &libc), readFrom(1500, 16, libc, 100), readFrom(1600, 16, libc, 50), closeFD(2000, 16, libc),
 		second, dup, readFrom(5000, 3, ownPipe, stuck), &event.End{T: 9000, Reason: "duration"})
 	type row struct {
@@ -58,15 +60,15 @@ func TestDescriptorLife(t *testing.T) {
 		reads, bytes  int64
 		readUS        int64
 		waiting, gone bool
-		whose         Whose
+		whose         tables.Whose
 	}
 	want := []row{
-		{3, "", -1, -1, 1, 0, 4000, true, false, WhoseDebugger},
-		{16, "/lib/libc.so", 1015, 2001, 2, 150, 14, false, false, WhoseInferior},
-		{16, "/lib/other.so", 3015, -1, 0, 0, 0, false, false, WhoseDebugger},
-		{20, "/lib/other.so", 4000, -1, 0, 0, 0, false, false, WhoseDebugger},
+		{3, "", -1, -1, 1, 0, 4000, true, false, tables.WhoseDebugger},
+		{16, "/lib/libc.so", 1015, 2001, 2, 150, 14, false, false, tables.WhoseInferior},
+		{16, "/lib/other.so", 3015, -1, 0, 0, 0, false, false, tables.WhoseDebugger},
+		{20, "/lib/other.so", 4000, -1, 0, 0, 0, false, false, tables.WhoseDebugger},
 	}
-	got := tables.Descriptors()
+	got := gathered.Descriptors()
 	if len(got) != len(want) {
 		t.Fatalf("%d rows: %+v", len(got), got)
 	}
@@ -74,6 +76,41 @@ func TestDescriptorLife(t *testing.T) {
 		g := row{r.FD, r.Name, r.Opened.Or(-1), r.Closed.Or(-1), r.Reads, r.Bytes, r.ReadUS, r.Waiting, r.Gone, r.Whose}
 		if g != want[i] {
 			t.Errorf("row %d:\n got %+v\nwant %+v", i, g, want[i])
+		}
+	}
+}
+
+// What close_range and exec close is closed for the tables, and for the analysis.
+func TestDescriptorsClosedTogether(t *testing.T) {
+	closeRange := call(3000, "close_range")
+	closeRange.FirstFD, closeRange.LastFD, closeRange.Ret = event.Some[uint32](17), event.Some[uint32](1<<32-1), event.Some[int64](0)
+	exec := call(3000, "execve")
+	exec.Ret = event.Some[int64](0)
+	kept := call(2500, "fcntl")
+	kept.FD, kept.Flags, kept.CloseOnExec, kept.Ret = event.Some[event.FD](18), "F_SETFD", event.Some(false), event.Some[int64](0)
+	for name, tc := range map[string]struct {
+		calls []event.Event
+		want  string
+	}{
+		"close_range": {one(closeRange), "[16 true 17 false 18 false]"},
+		"exec":        {one(kept, exec), "[16 false 17 false 18 true]"},
+	} {
+		a := New()
+		gathered := a.Tables(Filter{})
+		for _, ev := range append([]event.Event{gdbSession("trace"), openAt(1000, "/lib/a.so", 16, &libc), openAt(1100, "/lib/b.so", 17, &otherLib),
+			openAt(1200, "/lib/c.so", 18, &newLib)}, tc.calls...) {
+			gathered.Add(ev, a.Add(ev))
+		}
+		var got []string
+		for _, r := range gathered.Descriptors() {
+			open := slices.ContainsFunc(a.Descriptors(gdbPID), func(d event.Descriptor) bool { return d.FD == r.FD })
+			if open == r.Closed.Known {
+				t.Errorf("%s: descriptor %d: the table says %+v", name, r.FD, r.Closed)
+			}
+			got = append(got, fmt.Sprint(r.FD, " ", open))
+		}
+		if fmt.Sprint(got) != tc.want {
+			t.Errorf("%s: %v, want %s", name, got, tc.want)
 		}
 	}
 }
@@ -137,7 +174,7 @@ func TestDurationsAreNoTimes(t *testing.T) {
 }
 
 func TestFilter(t *testing.T) {
-	marked := Mark{RuleSelfFD, Hang}
+	marked := Mark{Rule: RuleSelfFD, Effect: Hang}
 	open := openAt(1, "/proc/self/fd/4", 16, &ownPipe)
 	read := readFrom(2, 16, ownPipe, 3)
 	read.TID = 7
@@ -150,8 +187,9 @@ func TestFilter(t *testing.T) {
 		{Filter{Paths: []string{"self/fd"}}, true, false},
 		{Filter{Paths: []string{"pipe:"}}, true, true},
 		{Filter{Paths: []string{"/proc/*/fd/?"}}, true, false},
-		{Filter{Paths: []string{"/proc/*"}}, false, false}, // a glob is the whole name
-		{Filter{Paths: []string{"["}}, true, true},         // no glob: a part of pipe:[4798]
+		{Filter{Paths: []string{"/proc/*"}}, true, false}, // across slashes
+		{Filter{Paths: []string{"proc/*"}}, false, false}, // a glob is the whole name
+		{Filter{Paths: []string{"["}}, true, true},        // no glob: a part of pipe:[4798]
 		{Filter{FDs: []event.FD{16}}, true, true},
 		{Filter{FDs: []event.FD{4}}, false, false},
 		{Filter{TIDs: []event.TID{7}}, false, true},
@@ -193,7 +231,7 @@ func TestMarks(t *testing.T) {
 }
 
 // churn feeds n calls that open, read and close files under ever new names.
-func churn(a *Analyzer, t *Tables, from, n int) {
+func churn(a *Analysis, t *Tables, from, n int) {
 	for i := from; i < from+n; i++ {
 		now := event.Micros(i * 100)
 		file := event.Target{Kind: event.Regular, Link: event.Text(fmt.Sprintf("/tmp/f%d", i)), Dev: 1, Ino: uint64(i + 1)}
@@ -228,7 +266,8 @@ func TestMemoryIsBounded(t *testing.T) {
 		runtime.ReadMemStats(&m)
 		return m.HeapAlloc
 	}
-	a, tables := New(), NewTables(Filter{})
+	a := New()
+	tables := a.Tables(Filter{})
 	churn(a, tables, 0, 60_000)
 	before := heap()
 	churn(a, tables, 60_000, 120_000)
@@ -240,7 +279,7 @@ func TestMemoryIsBounded(t *testing.T) {
 	if len(d.Missing) == 0 {
 		t.Error("facts were dropped, and the diagnosis does not say so")
 	}
-	if len(d.Findings) > maxFindings {
+	if len(d.Findings) > 256 {
 		t.Errorf("%d findings", len(d.Findings))
 	}
 	if rows, cut := tables.Calls(); len(rows) != DefaultRows || cut == 0 {
@@ -254,7 +293,7 @@ func TestMemoryIsBounded(t *testing.T) {
 
 func TestTablesRows(t *testing.T) {
 	for rows, want := range map[int][]event.Micros{3: {8, 9, 10}, 100: {1, 2, 3, 4, 5, 6, 7, 8, 9, 10}, -1: nil} {
-		tables := NewTables(Filter{Rows: rows})
+		tables := New().Tables(Filter{Rows: rows})
 		for i := 1; i <= 10; i++ {
 			target := event.Target{Kind: event.Regular, Ino: uint64(i)}
 			tables.Add(&event.Syscall{T: event.Micros(i), Name: "read", FD: event.Some[event.FD](3), Target: &target}, Mark{})
@@ -271,5 +310,29 @@ func TestTablesRows(t *testing.T) {
 		if !slices.Equal(got, want) || cut != int64(10-len(want)) {
 			t.Errorf("%d rows: %v, %d cut", rows, got, cut)
 		}
+	}
+}
+
+// 5,000 opens of one file are one row, with all the calls of their loop; what is different
+// is not in it, nor in any other format than those for people.
+func TestCallsFold(t *testing.T) {
+	evs := []event.Event{gdbSession("trace")}
+	for i := range event.Micros(5000) {
+		evs = append(evs, openAt(i*10, "/lib/libc.so", 16, &libc), readFrom(i*10+2, 16, libc, 100), closeFD(i*10+4, 16, libc))
+	}
+	evs = append(evs, openAt(60_000, "/lib/libc.so", 17, &libc), readFrom(60_002, 17, libc, stuck), readFrom(60_003, 17, libc, stuck))
+	rows, cut := tabled(Filter{Fold: true}, evs...).Calls()
+	got := ""
+	for _, r := range rows {
+		got += fmt.Sprintf("%s %d ×%d %d; ", r.Call.Name, r.Call.T, r.Count, r.Call.DurUS.Val)
+	}
+	if want := "openat 0 ×5000 75000; read 2 ×5000 35000; close 4 ×5000 5000; openat 60000 ×1 15; read 60002 ×1 0; read 60003 ×1 0; "; got != want || cut != 0 {
+		t.Errorf("%d cut, %s", cut, got)
+	}
+	if rows, cut := tabled(Filter{}, evs...).Calls(); len(rows) != DefaultRows || cut != 15003-DefaultRows {
+		t.Errorf("not folded: %d rows, %d cut", len(rows), cut)
+	}
+	if _, cut := tabled(Filter{Fold: true, Rows: 2}, evs...).Calls(); cut != 15001 {
+		t.Errorf("%d cut, want all but 2", cut)
 	}
 }

@@ -93,6 +93,16 @@ var wide = &runewidth.Condition{StrictEmojiNeutral: true}
 // width is the number of columns of a clean text.
 func width(s string) int { return wide.StringWidth(s) }
 
+// cutMiddle is cut for texts that begin alike, such as paths: it keeps the beginning
+// and, longer, the end.
+func cutMiddle(s string, n int) string {
+	if n <= 0 || width(s) <= n {
+		return s
+	}
+	tail := n * 2 / 3
+	return wide.Truncate(s, n-1-tail, "") + "…" + wide.TruncateLeft(s, width(s)-tail, "")
+}
+
 // cut shortens a clean text to at most n columns, with an ellipsis.
 func cut(s string, n int) string {
 	if n <= 0 || width(s) <= n {

@@ -6,20 +6,18 @@ import (
 	"strconv"
 	"strings"
 
-	"whosefd/analyze"
+	"whosefd/analyze/rules"
+	"whosefd/analyze/words"
 )
-
-// PSRow is a debugger in the table of debuggers.
-type PSRow = analyze.PSRow
 
 // PS writes the table of debuggers, a row for each thread that is not idle
 // like another one of the same debugger.
-func PS(w io.Writer, rows []PSRow, f Format, st Style) error {
-	if f == FormatJSON {
-		if rows == nil {
-			rows = []PSRow{}
-		}
-		return JSON(w, rows)
+func PS(w io.Writer, rows []words.PSRow, f Format, st Style) error {
+	switch f {
+	case FormatJSON:
+		return list(w, rows, func(row words.PSRow) PSRowJSON { return PSRowJSON{PSSchema, row} })
+	case FormatLines:
+		return lines(w, PSSchema, "debuggers", rows)
 	}
 	tbl := &table{cols: []column{
 		{name: "pid", right: true}, {name: "debugger"}, {name: "inferiors", flex: true}, {name: "thread", right: true},
@@ -34,18 +32,24 @@ func PS(w io.Writer, rows []PSRow, f Format, st Style) error {
 	return tbl.write(w, f, st)
 }
 
-func psRows(tbl *table, r *PSRow) {
+func psRows(tbl *table, r *words.PSRow) {
 	inferiors := make([]string, len(r.Inferiors))
 	for i, inf := range r.Inferiors {
 		inferiors[i] = fmt.Sprintf("%d %s", inf.PID, Clean(string(inf.Comm)))
+		if inf.Core != nil {
+			inferiors[i] = Clean("core " + string(inf.Core.Link))
+		}
 	}
 	pid, comm, infs := strconv.Itoa(int(r.PID)), Clean(string(r.Comm)), strings.Join(inferiors, ", ")
+	if r.Plugin {
+		comm += " (plug-in)"
+	}
 	if r.Error != "" {
 		tbl.add(true, pid, comm, infs, "", "", "", Clean(string(r.Error)))
 		return
 	}
-	mark := func(rule analyze.Rule, effect analyze.Effect) string {
-		return markText(analyze.Mark{Rule: rule, Effect: effect})
+	mark := func(rule rules.Rule, effect rules.Effect) string {
+		return markText(rules.Mark{Rule: rule, Effect: effect})
 	}
 	// A finding that no thread is stuck on stands in the debugger's first row.
 	own := mark(r.Rule, r.Effect)
@@ -64,11 +68,10 @@ func psRows(tbl *table, r *PSRow) {
 		if t.State != "blocked" {
 			a.call = strings.TrimSpace(t.State + " " + a.call)
 		}
-		if t.FD.Known {
-			a.on = strings.TrimSpace(fmt.Sprintf("%d %s", t.FD.Val, target(t.Target)))
-		} else if t.Waits != "" {
+		if t.Waits != "" {
 			a.on = Clean(string(t.Waits))
-			a.on = strings.TrimSuffix(a.on, " (in "+a.call+")")
+		} else if t.FD.Known {
+			a.on = strings.TrimSpace(fmt.Sprintf("%d %s", t.FD.Val, target(t.Target)))
 		}
 		if alike[a] == 0 {
 			order = append(order, a)

@@ -6,7 +6,6 @@ import (
 	"io"
 	"slices"
 	"strings"
-	"unicode/utf8"
 
 	"github.com/olekukonko/tablewriter"
 	"github.com/olekukonko/tablewriter/renderer"
@@ -23,6 +22,7 @@ const (
 	FormatMarkdown Format = "markdown"
 	FormatCSV      Format = "csv"
 	FormatJSON     Format = "json"
+	FormatLines    Format = "jsonl" // a row a line
 )
 
 // table is a table of texts that are clean already.
@@ -96,22 +96,13 @@ func (t *table) csv(w io.Writer) error {
 // is no way around it. Plain numbers are left alone.
 func formulaSafe(s string) string {
 	begin := strings.TrimLeft(s, " \t\r\n")
-	if begin == "" || begin == s && !strings.ContainsAny(firstRune(s), "=+-@＝＋－＠") {
+	switch {
+	case begin == "", strings.IndexAny(begin, "=+-@＝＋－＠") != 0 && !strings.ContainsAny(s[:1], "\t\r\n"):
 		return s
-	}
-	if begin != s && !strings.ContainsAny(firstRune(begin), "=+-@＝＋－＠") && !strings.ContainsAny(s[:1], "\t\r\n") {
-		return s
-	}
-	if s[0] == '-' && strings.Trim(s[1:], "0123456789.") == "" && s != "-" {
+	case s[0] == '-' && s != "-" && strings.Trim(s[1:], "0123456789.") == "":
 		return s
 	}
 	return "'" + s
-}
-
-// firstRune is the first character of a text.
-func firstRune(s string) string {
-	_, n := utf8.DecodeRuneInString(s)
-	return s[:n]
 }
 
 func (t *table) options(r tw.Renderer) []tablewriter.Option {
@@ -272,7 +263,7 @@ func (t *table) fit(f Format, terminal int) (*table, [][]string) {
 		for i, row := range t.rows {
 			rows[i] = make([]string, len(row))
 			for j, s := range row {
-				rows[i][j] = cut(s, widths[j])
+				rows[i][j] = cutMiddle(s, widths[j])
 			}
 		}
 		return t, rows

@@ -8,17 +8,19 @@ import (
 	"html/template"
 	"io"
 	"strings"
+	"sync"
 	"time"
 
-	"whosefd/analyze"
+	"whosefd/analyze/tables"
+	"whosefd/analyze/words"
 	"whosefd/tracer/event"
 )
 
 // Case is all that a report is made of.
 type Case struct {
-	Diagnosis *analyze.Diagnosis
-	Excerpt   *analyze.Excerpt
-	Tables    *analyze.Tables
+	Diagnosis *words.Diagnosis
+	Excerpt   *tables.Excerpt
+	Tables    *tables.Tables
 	// Descriptors says what is known of a process's descriptors.
 	Descriptors func(event.PID) []event.Descriptor
 	// Tool is who writes the report.
@@ -33,9 +35,11 @@ var (
 	pageCSS string
 	//go:embed page/page.js
 	pageJS string
-
-	pageTemplate = template.Must(template.New("page").Parse(pageHTML))
 )
+
+// pageTemplate is parsed when it is first used, as regular expressions are, so
+// that commands without it start sooner.
+var pageTemplate = sync.OnceValue(func() *template.Template { return template.Must(template.New("page").Parse(pageHTML)) })
 
 // maxPictures is how many findings of a page have a picture and a timeline: the
 // worst ones.
@@ -52,6 +56,7 @@ type htmlPage struct {
 	Verdict   string
 	Summary   string
 	Facts     []fact
+	Chain     []htmlLink // who waits for whom, without a finding
 	Findings  []htmlFinding
 	Risks     []string
 	Remedies  []htmlRemedy
@@ -71,6 +76,7 @@ type fact struct{ Name, Value string }
 
 type htmlFinding struct {
 	ID, Title, Rule, Effect, Confidence, Name string
+	Chain                                     []htmlLink
 	Pictures                                  []template.HTML
 	Facts                                     []fact
 	Evidence                                  []string
@@ -78,6 +84,20 @@ type htmlFinding struct {
 	Timeline                                  []htmlMoment
 	NoTimeline                                string
 	Open                                      bool
+}
+
+type htmlLink struct{ Who, Does, Class string }
+
+func htmlChain(links []words.Link) []htmlLink {
+	var chain []htmlLink
+	for _, l := range links {
+		h := htmlLink{Who: Clean(string(l.Who)), Does: Clean(string(l.Does))}
+		if l.Circle {
+			h.Class = "circle"
+		}
+		chain = append(chain, h)
+	}
+	return chain
 }
 
 type htmlMoment struct {
@@ -125,16 +145,17 @@ func HTML(w io.Writer, c *Case) error {
 	for i := range d.Findings {
 		p.Findings = append(p.Findings, c.htmlFinding(i, calls))
 	}
-	for _, r := range d.Risks {
-		p.Risks = append(p.Risks, Clean(string(r.Text)))
+	if len(d.Findings) == 0 && len(d.Chain) > 1 {
+		p.Chain = htmlChain(d.Chain)
 	}
+	p.Risks = clean(risks(d))
 	for _, r := range remedies(d) {
 		p.Remedies = append(p.Remedies, htmlRemedy{Clean(string(r.Command)), Clean(string(r.Text))})
 	}
 	for _, s := range d.Stack {
 		p.Stacks = append(p.Stacks, c.htmlStack(&s))
 	}
-	if err := pageTemplate.Execute(w, p); err != nil {
+	if err := pageTemplate().Execute(w, p); err != nil {
 		return fmt.Errorf("write the page: %w", err)
 	}
 	return nil
@@ -177,7 +198,7 @@ func (c *Case) facts() []fact {
 			add("", fmt.Sprintf("and %d more", len(d.Inferiors)-i))
 			break
 		}
-		who := person(d, inf.PID)
+		who := Clean(inf.Name())
 		if inf.Exe != "" {
 			who += ", " + Clean(string(inf.Exe))
 		}
@@ -186,7 +207,7 @@ func (c *Case) facts() []fact {
 	return fs
 }
 
-func debuggerState(g *analyze.Debugger) string {
+func debuggerState(g *words.Debugger) string {
 	s := Clean(g.State)
 	if g.State == "blocked" && g.Syscall != "" {
 		s = "blocked in " + Clean(g.Syscall)
@@ -215,14 +236,14 @@ func (c *Case) versions() []fact {
 	add("Architecture", s.Arch)
 	if p := s.Debugger; p != nil {
 		add("Debugger", string(p.Exe))
-		add("Command line", commandLine(p.Cmdline))
+		add("Command line", words.CommandLine(p.Cmdline))
 	}
 	for i, p := range c.Excerpt.Inferiors() {
 		if i == 8 {
 			break
 		}
 		add("Inferior", string(p.Exe))
-		add("Command line", commandLine(p.Cmdline))
+		add("Command line", words.CommandLine(p.Cmdline))
 	}
 	if !s.Start.IsZero() {
 		add("Observed", s.Start.UTC().Format(time.RFC3339))
@@ -236,20 +257,7 @@ func (c *Case) versions() []fact {
 	return fs
 }
 
-// commandLine joins the arguments of a process, quoted where a shell would
-// need it.
-func commandLine(args []event.Text) string {
-	words := make([]string, len(args))
-	for i, w := range args {
-		words[i] = string(w)
-		if words[i] == "" || strings.ContainsAny(words[i], " \t\n'\"\\$`&|;<>()*?[]#~!{}") {
-			words[i] = "'" + strings.ReplaceAll(words[i], "'", `'\''`) + "'"
-		}
-	}
-	return strings.Join(words, " ")
-}
-
-func (c *Case) htmlFinding(i int, calls []*analyze.ExcerptRow) htmlFinding {
+func (c *Case) htmlFinding(i int, calls []*tables.ExcerptRow) htmlFinding {
 	d := c.Diagnosis
 	f := &d.Findings[i]
 	h := htmlFinding{
@@ -262,6 +270,11 @@ func (c *Case) htmlFinding(i int, calls []*analyze.ExcerptRow) htmlFinding {
 	for _, e := range f.Evidence {
 		h.Evidence = append(h.Evidence, Clean(string(e.Text)))
 	}
+	if len(f.Chain) > 0 {
+		h.Chain = htmlChain(f.Chain)
+		h.NoTimeline = "The calls before it do not matter for a wait."
+		return h
+	}
 	pic := newPicture(f, d)
 	for _, s := range []side{pic.opened, pic.meant} {
 		verb, file, _ := strings.Cut(s.target, ": ")
@@ -271,7 +284,7 @@ func (c *Case) htmlFinding(i int, calls []*analyze.ExcerptRow) htmlFinding {
 		h.NoTimeline = fmt.Sprintf("Pictures and timelines are shown for the first %d findings.", maxPictures)
 		return h
 	}
-	s := newScenery(f, d, c.Descriptors)
+	s := newDiagram(f, d, c.Descriptors)
 	h.Pictures = []template.HTML{s.svg(wideSheet, h.ID+"-w"), s.svg(slimSheet, h.ID+"-s")}
 	for _, m := range timeline(f, calls, c.Excerpt.Untimed()) {
 		class := map[string]string{"reads the name": "name", "opens it": "open", "reads it": "read", "hangs here": "hang"}[m.role]
@@ -286,7 +299,7 @@ func (c *Case) htmlFinding(i int, calls []*analyze.ExcerptRow) htmlFinding {
 	return h
 }
 
-func (c *Case) htmlStack(s *analyze.Stack) htmlStack {
+func (c *Case) htmlStack(s *words.Stack) htmlStack {
 	h := htmlStack{Title: stackTitle(s, c.Diagnosis), Error: Clean(s.Error)}
 	for _, f := range s.Frames {
 		hf := htmlFrame{Text: frame(&f)}
@@ -303,6 +316,8 @@ func (c *Case) noCalls() string {
 	switch {
 	case len(c.Excerpt.Calls()) > 0:
 		return ""
+	case c.Excerpt.Total > 0 && c.Excerpt.Chosen() == 0:
+		return fmt.Sprintf("None of the %d calls is one that was asked for.", c.Excerpt.Total)
 	case c.Excerpt.Total > 0:
 		return fmt.Sprintf("None of the %d calls was to be kept.", c.Excerpt.Total)
 	case c.Excerpt.Session.Source == "snapshot":
@@ -321,6 +336,9 @@ func (c *Case) noStack() string {
 
 // leftOut says how many calls are not shown.
 func (c *Case) leftOut(shown int) string {
+	if chosen := c.Excerpt.Chosen(); chosen < c.Excerpt.Total && chosen == int64(shown) {
+		return fmt.Sprintf("%d of %d calls are shown: those that were asked for.", shown, c.Excerpt.Total)
+	}
 	if left := c.Excerpt.Total - int64(shown); left > 0 {
 		return fmt.Sprintf("%d of %d calls are shown: the first, the last, and those around what is suspicious. %d were left out; whosefd table shows them.",
 			shown, c.Excerpt.Total, left)

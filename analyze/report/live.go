@@ -3,32 +3,66 @@ package report
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 
-	"whosefd/analyze"
+	"whosefd/analyze/rules"
+	"whosefd/analyze/tables"
 	"whosefd/tracer/decode"
 	"whosefd/tracer/event"
 )
 
 // Row is a system call on one line, as strace's users read it: time, thread,
 // call, name or descriptor, → target, result, duration, mark.
-func Row(ev *event.Syscall, mark analyze.Mark) string {
-	cells := callCells(ev, mark)
-	s := fmt.Sprintf("%12s %7d  %s", cells.time, ev.TID, cells.call)
-	if cells.on != "" {
-		s += " " + cells.on
+func Row(ev *event.Syscall, mark rules.Mark) string {
+	c := callCells(ev, mark)
+	return c.row(ev.TID)
+}
+
+func (c *cells) row(tid event.TID) string {
+	s := fmt.Sprintf("%12s %7d  %s", c.time, tid, c.call)
+	for _, cell := range []string{c.on, c.result} {
+		if cell != "" {
+			s += " " + cell
+		}
 	}
-	if cells.result != "" {
-		s += " " + cells.result
-	}
-	if cells.took != "" {
-		s += "  " + cells.took
-	}
-	if cells.mark != "" {
-		s += "  " + cells.mark
+	for _, cell := range []string{c.took, c.mark} {
+		if cell != "" {
+			s += "  " + cell
+		}
 	}
 	return s
+}
+
+// fit is the row of a call in so many columns: flags and counterparts go first, then the time of what is marked, and then the middle of
+// the longer of the names.
+func (c *cells) fit(ev *event.Syscall, columns int) string {
+	tid := ev.TID
+	row := c.row(tid)
+	if columns > 0 && width(row) > columns {
+		brief := *ev
+		brief.Flags, brief.Mode, brief.Counterpart = "", event.Opt[uint32]{}, nil
+		c.on, c.result = operand(&brief), result(&brief)
+		row = c.row(tid)
+	}
+	if c.mark != "" && width(row) > columns && columns > 0 {
+		c.took = ""
+		row = c.row(tid)
+	}
+	for columns > 0 && width(row) > columns {
+		longer := &c.on
+		if width(c.result) > width(c.on) {
+			longer = &c.result
+		}
+		w := width(*longer)
+		if w <= minFlex {
+			return cut(row, columns)
+		}
+		*longer = cutMiddle(*longer, max(minFlex, w-(width(row)-columns), w/2))
+		row = c.row(tid)
+	}
+	return row
 }
 
 // cells are the columns of a call, clean.
@@ -36,7 +70,7 @@ type cells struct {
 	time, call, on, result, took, mark string
 }
 
-func callCells(ev *event.Syscall, mark analyze.Mark) cells {
+func callCells(ev *event.Syscall, mark rules.Mark) cells {
 	c := cells{time: ev.T.String(), call: Clean(ev.Name), on: operand(ev), result: result(ev), mark: markText(mark)}
 	if ev.Resumed {
 		c.call += " (resumed)"
@@ -47,8 +81,8 @@ func callCells(ev *event.Syscall, mark analyze.Mark) cells {
 	return c
 }
 
-func markText(m analyze.Mark) string {
-	if m == (analyze.Mark{}) {
+func markText(m rules.Mark) string {
+	if m == (rules.Mark{}) {
 		return ""
 	}
 	return fmt.Sprintf("! %s: %s", Clean(string(m.Rule)), Clean(string(m.Effect)))
@@ -80,7 +114,7 @@ func operand(ev *event.Syscall) string {
 	if ev.FD.Known && !(ev.DirFD.Known && ev.Path == "") {
 		add(strconv.Itoa(int(ev.FD.Val)))
 	}
-	if ev.FD.Known && ev.Target != nil && !(known && makesFD(row, ev)) {
+	if ev.FD.Known && ev.Target != nil && !(known && makes(row, ev)) {
 		add(target(ev.Target))
 	}
 	if ev.OfPID != 0 {
@@ -106,8 +140,9 @@ func operand(ev *event.Syscall) string {
 	return strings.Join(words, " ")
 }
 
-func makesFD(row *decode.Call, ev *event.Syscall) bool {
-	return row.Ret == decode.RetNewFD || ev.Name == "fcntl" && strings.HasPrefix(ev.Flags, "F_DUPFD")
+// makes says whether a call makes a descriptor, or would if it succeeded.
+func makes(row *decode.Call, ev *event.Syscall) bool {
+	return row.Ret == decode.RetNewFD || row.Edit(ev).From.Known
 }
 
 // result is what came of a call.
@@ -120,7 +155,7 @@ func result(ev *event.Syscall) string {
 	case ev.Errno != "":
 		s = "→ " + Clean(ev.Errno)
 	case !ev.Ret.Known:
-	case known && makesFD(row, ev):
+	case known && makes(row, ev):
 		s = fmt.Sprintf("→ %d", ev.Ret.Val)
 		if ev.Target != nil {
 			s += " " + target(ev.Target)
@@ -146,40 +181,98 @@ func result(ev *event.Syscall) string {
 	return s
 }
 
-// LiveWriter writes rows as they come. On a terminal each fits its width.
+// LiveWriter writes rows as they come. On a terminal each fits its width. Calls that are
+// made again and again, in a loop, are counted.
 type LiveWriter struct {
 	w     io.Writer
 	st    Style
 	shown bool
+	last  []repeated // the latest rows
+	since event.Micros
 }
+
+// repeated is a row, and how often its call was made since.
+type repeated struct {
+	call  event.Syscall
+	mark  rules.Mark
+	at    event.Micros // of the latest
+	again int
+}
+
+const (
+	// repeatsAmong is among how many rows before it a call may be one that was made already.
+	repeatsAmong = 16
+	// repeatsWithin is how soon after it, microseconds: what is done by hand is shown.
+	repeatsWithin event.Micros = 200_000
+	// repeatsSaid is how long repetitions may go on until they are told, microseconds.
+	repeatsSaid event.Micros = 2_000_000
+)
 
 // NewLive writes to w.
 func NewLive(w io.Writer, st Style) *LiveWriter { return &LiveWriter{w: w, st: st} }
 
-// Add writes the row of a call, in one piece.
-func (l *LiveWriter) Add(ev *event.Syscall, mark analyze.Mark) error {
+// Add writes the row of a call, in one piece, or counts it.
+func (l *LiveWriter) Add(ev *event.Syscall, mark rules.Mark) error {
+	for i := range l.last {
+		if r := &l.last[i]; r.mark == mark && ev.T-r.at < repeatsWithin && tables.Alike(&r.call, ev) {
+			if r.at, r.again = ev.T, r.again+1; ev.T-l.since > repeatsSaid {
+				return l.Flush()
+			}
+			return nil
+		}
+	}
+	if err := l.Flush(); err != nil {
+		return err
+	}
+	if len(l.last) == repeatsAmong {
+		l.last = l.last[1:]
+	}
+	r := repeated{call: *ev, mark: mark, at: ev.T}
+	r.call.Target, r.call.Counterpart, r.call.Data = cloned(ev.Target), slices.Clone(ev.Counterpart), nil
+	l.last, l.since = append(l.last, r), ev.T
 	var head string
 	if !l.shown {
 		l.shown = true
 		head = l.st.paint(faint, cut(fmt.Sprintf("%12s %7s  %s", "time", "thread", "call"), l.st.Width)) + "\n"
 	}
-	row := Row(ev, mark)
-	if l.st.Width > 0 && width(row) > l.st.Width {
-		// The mark matters more than the end of a long name.
-		if m := markText(mark); m != "" && width(m)+24 < l.st.Width {
-			row = cut(strings.TrimSuffix(row, "  "+m), l.st.Width-width(m)-2) + "  " + m
-		} else {
-			row = cut(row, l.st.Width)
+	c := callCells(ev, mark)
+	return l.write(head, c.fit(ev, l.st.Width), ev, mark)
+}
+
+// Flush tells of the repetitions so far.
+func (l *LiveWriter) Flush() error {
+	for i := range l.last {
+		r := &l.last[i]
+		if r.again == 0 {
+			continue
 		}
+		c := callCells(&r.call, r.mark)
+		c.time, c.took = fmt.Sprintf("%d more", r.again), ""
+		if err := l.write("", c.fit(&r.call, l.st.Width), &r.call, r.mark); err != nil {
+			return err
+		}
+		r.again, l.since = 0, r.at
 	}
+	return nil
+}
+
+func (l *LiveWriter) write(head, row string, ev *event.Syscall, mark rules.Mark) error {
 	switch {
-	case mark.Effect == analyze.Hang || mark.Effect == analyze.StolenInput:
+	case mark.Effect == rules.Hang || mark.Effect == rules.StolenInput:
 		row = l.st.paint(red, row)
-	case mark != analyze.Mark{}:
+	case mark != rules.Mark{}:
 		row = l.st.paint(yellow, row)
 	case ev.Errno != "":
 		row = l.st.paint(faint, row)
 	}
 	_, err := io.WriteString(l.w, head+row+"\n")
 	return err
+}
+
+func cloned(t *event.Target) *event.Target {
+	if t == nil {
+		return nil
+	}
+	c := *t
+	return &c
 }

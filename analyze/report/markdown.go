@@ -6,6 +6,10 @@ import (
 	"io"
 	"regexp"
 	"strings"
+	"sync"
+
+	"whosefd/analyze/words"
+	"whosefd/tracer/event"
 )
 
 // Markdown writes a bug report that can be pasted into a tracker. Whatever a
@@ -21,12 +25,13 @@ func Markdown(w io.Writer, c *Case) error {
 	for i := range d.Findings {
 		m.finding(i)
 	}
-	if len(d.Risks) > 0 {
-		m.head("Names that would lead to a wrong file")
-		for _, r := range d.Risks {
-			m.line("- %s", mdText(Clean(string(r.Text))))
-		}
+	if len(d.Findings) == 0 && len(d.Chain) > 1 {
+		p := &page{}
+		p.chain(d.Chain)
+		m.head("Who waits for whom")
+		m.code(unindent(p.buf.String()))
 	}
+	m.items("Names that would lead to a wrong file", risks(d))
 	for i := range d.Stack {
 		p := &page{}
 		p.stack(d.Stack[i], d)
@@ -47,12 +52,7 @@ func Markdown(w io.Writer, c *Case) error {
 			m.line("%s\n", mdText(Clean(string(r.Text))))
 		}
 	}
-	if len(d.Missing) > 0 {
-		m.head("What could not be seen")
-		for _, s := range d.Missing {
-			m.line("- %s", mdText(Clean(string(s))))
-		}
-	}
+	m.items("What could not be seen", d.Missing)
 	m.line("")
 	m.line("Written by %s. Files are compared by device and inode, never by name.", mdText(Clean(c.Tool)))
 	_, err := w.Write(m.buf.Bytes())
@@ -66,6 +66,16 @@ type markdown struct {
 
 func (m *markdown) line(format string, args ...any) {
 	m.buf.WriteString(strings.TrimRight(fmt.Sprintf(format, args...), " ") + "\n")
+}
+
+// items writes texts as a list below a head, if there are any.
+func (m *markdown) items(head string, texts []event.Text) {
+	for i, t := range texts {
+		if i == 0 {
+			m.head(head)
+		}
+		m.line("- %s", mdText(Clean(string(t))))
+	}
 }
 
 // head begins a section.
@@ -102,17 +112,22 @@ func unindent(s string) string {
 // plainWord is a word that means nothing to any flavor of markdown, with its
 // punctuation: letters and digits, not at risk to become a list, a link or a
 // reference.
-var plainWord = regexp.MustCompile(`^[("]*[\pL\pN]+(?:['’-][\pL\pN]+)*(?:\([\pL]?\))?[)"]*[.,;:!?]?[)"]*$`)
+var plainWord = lazy(`^[("]*[\pL\pN]+(?:['’-][\pL\pN]+)*(?:\([\pL]?\))?[)"]*[.,;:!?]?[)"]*$`)
 
 // listMark is a word that begins a list at the start of a line.
-var listMark = regexp.MustCompile(`^[0-9]+[.)]$`)
+var listMark = lazy(`^[0-9]+[.)]$`)
+
+// lazy compiles a regular expression when it is first used.
+func lazy(expr string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(expr) })
+}
 
 // mdText makes a clean text inert, word by word: whatever is not plainly a word
 // becomes code.
 func mdText(s string) string {
 	words := strings.Split(s, " ")
 	for i, w := range words {
-		if w == "" || plainWord.MatchString(w) && !(i == 0 && listMark.MatchString(w)) && !strings.Contains(w, "www.") {
+		if w == "" || plainWord().MatchString(w) && !(i == 0 && listMark().MatchString(w)) && !strings.Contains(w, "www.") {
 			continue
 		}
 		// Punctuation behind it, and brackets around it, need not be code.
@@ -172,7 +187,7 @@ func (m *markdown) steps() {
 		if p.Cwd != "" {
 			where = ", in the directory " + mdCode(Clean(string(p.Cwd)))
 		}
-		step("The debugger is started as %s%s.", mdCode(Clean(commandLine(p.Cmdline))), where)
+		step("The debugger is started as %s%s.", mdCode(Clean(words.CommandLine(p.Cmdline))), where)
 	} else {
 		step("A debugger looks at that program. How it was started is not in the evidence.")
 	}
@@ -192,7 +207,7 @@ func (m *markdown) finding(i int) {
 	m.head(fmt.Sprintf("%s: %s, %s (%s)", title, Clean(string(f.Rule)), Clean(string(f.Effect)), Clean(string(f.Confidence))))
 	p := &page{more: m.c}
 	p.picture(f, d)
-	if i < maxPictures {
+	if i < maxPictures && len(f.Chain) == 0 {
 		p.line("")
 		p.tables(f, d)
 	}
@@ -202,7 +217,7 @@ func (m *markdown) finding(i int) {
 	for n, e := range f.Evidence {
 		m.line("%d. %s", n+1, mdText(Clean(string(e.Text))))
 	}
-	if i >= maxPictures {
+	if i >= maxPictures || len(f.Chain) > 0 {
 		return
 	}
 	if lines := timelineText(timeline(f, m.c.Excerpt.Calls(), m.c.Excerpt.Untimed())); len(lines) > 0 {

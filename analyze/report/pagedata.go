@@ -7,7 +7,9 @@ import (
 	"strconv"
 	"strings"
 
-	"whosefd/analyze"
+	"whosefd/analyze/rules"
+	"whosefd/analyze/tables"
+	"whosefd/analyze/words"
 )
 
 // The tables of a page travel as columns of numbers. A text is its place in a
@@ -91,7 +93,7 @@ func (t *texts) of(s string) int64 {
 
 // pageData gives the tables as JSON that is fit for a script element: the
 // encoder escapes <, > and &, and there are no control characters.
-func pageData(c *Case, calls []*analyze.ExcerptRow) ([]byte, error) {
+func pageData(c *Case, calls []*tables.ExcerptRow) ([]byte, error) {
 	tx := &texts{place: map[string]int64{"": 0}, list: []string{""}}
 	focus := -1
 	if len(c.Diagnosis.Findings) > 0 {
@@ -110,7 +112,7 @@ func pageData(c *Case, calls []*analyze.ExcerptRow) ([]byte, error) {
 	return b, nil
 }
 
-func callData(tx *texts, calls []*analyze.ExcerptRow, focus int, timed bool) pageTable {
+func callData(tx *texts, calls []*tables.ExcerptRow, focus int, timed bool) pageTable {
 	t := pageTable{Name: "calls", Rows: len(calls), Cols: newColumns(
 		pageColumn{Name: "#", Kind: "int"}, pageColumn{Name: "time, s", Kind: "time"}, pageColumn{Name: "thread", Kind: "int", Pick: "all threads"},
 		pageColumn{Name: "call", Kind: "text", Pick: "all calls"}, pageColumn{Name: "on", Kind: "text"}, pageColumn{Name: "result", Kind: "text"},
@@ -144,7 +146,7 @@ func callData(tx *texts, calls []*analyze.ExcerptRow, focus int, timed bool) pag
 	return t
 }
 
-func summaryData(tx *texts, rows []analyze.SummaryRow) pageTable {
+func summaryData(tx *texts, rows []tables.SummaryRow) pageTable {
 	t := pageTable{Name: "summary", Rows: len(rows), Cols: newColumns(
 		pageColumn{Name: "call", Kind: "text"}, pageColumn{Name: "calls", Kind: "int"}, pageColumn{Name: "errors", Kind: "int"},
 		pageColumn{Name: "unfinished", Kind: "int"}, pageColumn{Name: "total", Kind: "us"}, pageColumn{Name: "max", Kind: "us"},
@@ -171,7 +173,7 @@ func descriptorData(tx *texts, c *Case) pageTable {
 	)}
 	for i := range rows {
 		r := &rows[i]
-		name := target(r.Target)
+		name := target(&r.Target)
 		if r.Count > 0 {
 			name = fmt.Sprintf("%d older descriptors", r.Count)
 		}
@@ -184,7 +186,7 @@ func descriptorData(tx *texts, c *Case) pageTable {
 		t.Cols[6].addOpt(r.Reads != 0, r.Reads)
 		t.Cols[7].addOpt(r.Bytes != 0, r.Bytes)
 		t.Cols[8].addOpt(r.ReadUS > 0, r.ReadUS)
-		t.Cols[9].add(tx.of(whose(r.Whose)))
+		t.Cols[9].add(tx.of(string(r.Whose)))
 		t.Cols[10].add(tx.of(descriptorNote(r, c)))
 	}
 	t.close()
@@ -192,9 +194,9 @@ func descriptorData(tx *texts, c *Case) pageTable {
 }
 
 // descriptorNote says of a descriptor what its other cells do not.
-func descriptorNote(r *analyze.FDRow, c *Case) string {
+func descriptorNote(r *tables.FDRow, c *Case) string {
 	var words []string
-	if m := markText(analyze.Mark{Rule: r.Rule, Effect: r.Effect}); m != "" {
+	if m := markText(rules.Mark{Rule: r.Rule, Effect: r.Effect}); m != "" {
 		words = append(words, m)
 	} else if s := foundNote(r, c.Diagnosis); s != "" {
 		words = append(words, s)
@@ -214,8 +216,8 @@ func descriptorNote(r *analyze.FDRow, c *Case) string {
 }
 
 // foundNote says that an open descriptor is the file of a finding.
-func foundNote(r *analyze.FDRow, d *analyze.Diagnosis) string {
-	if r.Target == nil || r.Closed.Known || r.Gone {
+func foundNote(r *tables.FDRow, d *words.Diagnosis) string {
+	if !r.Known() || r.Closed.Known || r.Gone {
 		return ""
 	}
 	for i := range d.Findings {
@@ -224,7 +226,7 @@ func foundNote(r *analyze.FDRow, d *analyze.Diagnosis) string {
 			continue
 		}
 		if f.Opened.FD.Is(r.FD) {
-			return markText(analyze.Mark{Rule: f.Rule, Effect: f.Effect})
+			return markText(rules.Mark{Rule: f.Rule, Effect: f.Effect})
 		}
 		if f.Opened.FD.Known {
 			return fmt.Sprintf("same file as %d", f.Opened.FD.Val)

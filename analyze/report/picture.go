@@ -6,7 +6,8 @@ import (
 	"strconv"
 	"strings"
 
-	"whosefd/analyze"
+	"whosefd/analyze/rules"
+	"whosefd/analyze/words"
 	"whosefd/tracer/decode"
 	"whosefd/tracer/event"
 )
@@ -29,9 +30,9 @@ type side struct {
 // lines are the file and what is known of it.
 func (s side) lines() []string { return append([]string{s.target}, s.details...) }
 
-func newPicture(f *analyze.Finding, d *analyze.Diagnosis) picture {
+func newPicture(f *words.Finding, d *words.Diagnosis) picture {
 	verb := "opened"
-	if !f.Opened.FD.Known && f.Confidence == analyze.Possible {
+	if !f.Opened.FD.Known && f.Confidence == rules.Possible {
 		verb = "would open"
 	}
 	p := picture{
@@ -46,7 +47,7 @@ func newPicture(f *analyze.Finding, d *analyze.Diagnosis) picture {
 		p.opened.details = append(p.opened.details, fmt.Sprintf("descriptor %d", f.Opened.FD.Val))
 	}
 	if same := f.Opened.SameAsFD; len(same) > 0 {
-		p.opened.details = append(p.opened.details, "the same as its own "+fds(same))
+		p.opened.details = append(p.opened.details, "the same as its own "+numbered("descriptor", same))
 	}
 	if in := f.Intended; in != nil {
 		p.meant = side{who: "belongs to " + person(d, in.PID), target: "meant: " + target(&in.Target)}
@@ -66,8 +67,8 @@ func newPicture(f *analyze.Finding, d *analyze.Diagnosis) picture {
 // that matter come first.
 const maxPictureRows = 20
 
-// scenery is a picture with the tables of descriptors of the two processes.
-type scenery struct {
+// diagram is a picture with the tables of descriptors of the two processes.
+type diagram struct {
 	picture
 	left, right fdTable
 }
@@ -92,107 +93,106 @@ type fdRow struct {
 	hit bool
 }
 
-// newScenery adds the tables of descriptors; of says which a process has.
-func newScenery(f *analyze.Finding, d *analyze.Diagnosis, of func(event.PID) []event.Descriptor) scenery {
-	s := scenery{picture: newPicture(f, d)}
-	s.left = debuggerTable(f, d, of(f.Opened.PID))
-	s.right = inferiorTable(f, d, of)
-	return s
+// newDiagram adds the tables of descriptors; of says which a process has.
+func newDiagram(f *words.Finding, d *words.Diagnosis, of func(event.PID) []event.Descriptor) diagram {
+	p := newPicture(f, d)
+	verb, _, _ := strings.Cut(p.opened.target, ":")
+	return diagram{p, debuggerTable(f, d, of(f.Opened.PID), verb), inferiorTable(f, d, of)}
 }
 
-func debuggerTable(f *analyze.Finding, d *analyze.Diagnosis, listed []event.Descriptor) fdTable {
+func debuggerTable(f *words.Finding, d *words.Diagnosis, listed []event.Descriptor, verb string) fdTable {
 	t := fdTable{comm: comm(d, f.Opened.PID, "debugger"), role: "debugger", pid: f.Opened.PID}
-	verb, _, _ := strings.Cut(newPicture(f, d).opened.target, ":")
 	opened := f.Opened.Target
-	seen := false
-	for _, x := range listed {
-		r := plainRow(x)
+	t.fill(listed, fdRow{fd: number(f.Opened.FD, "–"), target: target(&opened), tag: verb}, func(x *event.Descriptor, r *fdRow) {
 		switch {
 		case f.Opened.FD.Is(x.FD) && x.Target.Same(opened):
-			r.tag, r.hit, seen = verb, true, true
+			r.tag, r.hit = verb, true
 		case x.Target.Same(opened):
 			r.tag = "same file"
 		}
-		t.rows = append(t.rows, r)
-	}
-	if !seen {
-		r := fdRow{fd: "–", target: target(&opened), tag: verb, hit: true}
-		if f.Opened.FD.Known {
-			r.fd = strconv.Itoa(int(f.Opened.FD.Val))
-		}
-		t.rows = append(t.rows, r)
-	}
+	})
 	if same := f.Opened.SameAsFD; f.Opened.FD.Known && len(same) > 0 {
 		all := slices.Sorted(slices.Values(append([]event.FD{f.Opened.FD.Val}, same...)))
-		t.note = fmt.Sprintf("%s are one file: device %d, inode %d", list(all), opened.Dev, opened.Ino)
+		t.note = fmt.Sprintf("%s are one file: device %d, inode %d", words.List(all), opened.Dev, opened.Ino)
 		if opened.Dev == 0 { // a log does not say
-			t.note = fmt.Sprintf("%s are one file: inode %d", list(all), opened.Ino)
+			t.note = fmt.Sprintf("%s are one file: inode %d", words.List(all), opened.Ino)
 		}
 	}
-	t.shorten()
 	return t
 }
 
-func inferiorTable(f *analyze.Finding, d *analyze.Diagnosis, of func(event.PID) []event.Descriptor) fdTable {
+func inferiorTable(f *words.Finding, d *words.Diagnosis, of func(event.PID) []event.Descriptor) fdTable {
+	t := fdTable{comm: "inferior", role: "inferior", note: "not in the evidence"}
 	in := f.Intended
 	if in == nil {
-		t := fdTable{comm: "inferior", role: "inferior", note: "not in the evidence"}
 		if len(d.Inferiors) == 1 {
-			t.comm, t.pid = comm(d, d.Inferiors[0].PID, "inferior"), d.Inferiors[0].PID
-			for _, x := range of(t.pid) {
-				t.rows = append(t.rows, plainRow(x))
-			}
+			t.pid = d.Inferiors[0].PID
+			t.comm = comm(d, t.pid, t.comm)
 		}
-		t.rows = append(t.rows, fdRow{fd: "?", target: "not known", tag: "meant", hit: true})
-		t.shorten()
+		t.fill(of(t.pid), fdRow{fd: "?", target: "not known", tag: "meant"}, nil)
 		return t
 	}
-	t := fdTable{comm: comm(d, in.PID, "inferior"), role: "inferior", pid: in.PID}
-	seen := false
-	for _, x := range of(in.PID) {
-		r := plainRow(x)
+	t = fdTable{comm: comm(d, in.PID, "inferior"), role: "inferior", pid: in.PID}
+	if in.PID < event.NoPID {
+		t.role, t.pid = "core file", 0
+	}
+	t.fill(of(in.PID), fdRow{fd: number(in.FD, "map"), target: target(&in.Target), tag: "meant"}, func(x *event.Descriptor, r *fdRow) {
 		if in.FD.Is(x.FD) {
-			r.tag, r.hit, seen = "meant", true, true
+			r.tag, r.hit = "meant", true
 		}
-		t.rows = append(t.rows, r)
-	}
-	if !seen {
-		r := fdRow{fd: "map", target: target(&in.Target), tag: "meant", hit: true}
-		if in.FD.Known {
-			r.fd = strconv.Itoa(int(in.FD.Val))
-		}
-		t.rows = append(t.rows, r)
-		if n := decode.ClassifyName(string(f.Name)); !in.FD.Known && (n.Kind == decode.SelfFD || n.Kind == decode.PIDFD) {
+	})
+	if !in.FD.Known {
+		t.note = "in its memory"
+		if n := decode.ClassifyName(string(f.Name)); n.Kind == decode.SelfFD || n.Kind == decode.PIDFD {
 			t.note = fmt.Sprintf("in its memory; descriptor %d is not that file now", n.FD)
-		} else if !in.FD.Known {
-			t.note = "in its memory"
+		}
+		if in.PID < event.NoPID {
+			t.note = "it had it in its memory"
 		}
 	}
-	t.shorten()
 	return t
 }
 
-// list joins at least two numbers as English does.
-func list(fds []event.FD) string {
-	words := make([]string, len(fds))
-	for i, fd := range fds {
-		words[i] = strconv.Itoa(int(fd))
+// fill takes the descriptors that a process has, as note has them; where none is
+// hit, the file that must be there comes last.
+func (t *fdTable) fill(listed []event.Descriptor, must fdRow, note func(*event.Descriptor, *fdRow)) {
+	must.hit = true
+	for _, x := range listed {
+		r := fdRow{fd: strconv.Itoa(int(x.FD)), access: Clean(x.Access), target: target(&x.Target)}
+		if note != nil {
+			note(&x, &r)
+		}
+		t.rows = append(t.rows, r)
 	}
-	last := len(words) - 1
-	return strings.Join(words[:last], ", ") + " and " + words[last]
+	if !slices.ContainsFunc(t.rows, func(r fdRow) bool { return r.hit }) {
+		t.rows = append(t.rows, must)
+	}
+	t.shorten()
 }
 
-func plainRow(x event.Descriptor) fdRow {
-	return fdRow{fd: strconv.Itoa(int(x.FD)), access: Clean(x.Access), target: target(&x.Target)}
+// number is that of a descriptor, or what stands for one that is not known.
+func number(fd event.Opt[event.FD], unknown string) string {
+	if !fd.Known {
+		return unknown
+	}
+	return strconv.Itoa(int(fd.Val))
+}
+
+// numbered are numbers behind their noun: "descriptors 3, 4".
+func numbered(noun string, fds []event.FD) string {
+	if len(fds) > 1 {
+		noun += "s"
+	}
+	return noun + " " + strings.Trim(strings.ReplaceAll(fmt.Sprint(fds), " ", ", "), "[]")
 }
 
 // comm is the name of a process alone.
-func comm(d *analyze.Diagnosis, pid event.PID, unknown string) string {
+func comm(d *words.Diagnosis, pid event.PID, unknown string) string {
 	if d.Debugger != nil && d.Debugger.PID == pid && d.Debugger.Comm != "" {
 		return Clean(string(d.Debugger.Comm))
 	}
 	for _, inf := range d.Inferiors {
-		if inf.PID == pid && inf.Comm != "" {
+		if (inf.Core == nil && inf.PID == pid || inf.Core != nil && event.CorePID(inf.Core.ID) == pid) && inf.Comm != "" {
 			return Clean(string(inf.Comm))
 		}
 	}

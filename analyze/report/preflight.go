@@ -5,13 +5,14 @@ import (
 	"io"
 	"strings"
 
-	"whosefd/analyze"
+	"whosefd/analyze/rules"
+	"whosefd/analyze/words"
 )
 
 // others says what was seen of debuggers beside gdb.
-func others(all []analyze.Other) string {
-	what := map[analyze.Effect]string{analyze.Hang: "hangs", analyze.StolenInput: "reads somebody's input",
-		analyze.WrongFile: "takes a wrong file or has no symbols", analyze.Failed: "has no symbols of it"}
+func others(all []rules.Other) string {
+	what := map[rules.Effect]string{rules.Hang: "hangs", rules.StolenInput: "reads somebody's input",
+		rules.WrongFile: "takes a wrong file or has no symbols", rules.Failed: "has no symbols of it"}
 	var by []string
 	for _, o := range all {
 		by = append(by, Clean(o.Debugger)+" "+what[o.Effect])
@@ -19,10 +20,22 @@ func others(all []analyze.Other) string {
 	return strings.Join(by, ", ")
 }
 
+// Prospects writes the names that would lead to a wrong file as a table.
+func Prospects(w io.Writer, p *words.Preflight, f Format, st Style) error {
+	if f == FormatLines {
+		return lines(w, p.Schema, "names", p.Names)
+	}
+	tbl := &table{cols: []column{{name: "name", flex: true}, {name: "rule"}, {name: "effect"}, {name: "confidence"}, {name: "text", flex: true}}}
+	for _, n := range p.Names {
+		tbl.add(true, Clean(string(n.Name)), string(n.Rule), string(n.Effect), string(n.Confidence), Clean(string(n.Text)))
+	}
+	return tbl.write(w, f, st)
+}
+
 // Preflight writes what a debugger would run into, for a person.
-func Preflight(w io.Writer, p *analyze.Preflight, st Style) error {
+func Preflight(w io.Writer, p *words.Preflight, st Style) error {
 	out := &page{st: st}
-	out.verdictLine(p.Verdict, string(p.Summary))
+	out.verdict(p.Verdict, p.Summary)
 	for _, n := range p.Names {
 		out.head(fmt.Sprintf("%s: %s, %s (%s)", Clean(string(n.Name)), n.Rule, n.Effect, n.Confidence))
 		out.para("  ", Clean(string(n.Text)))
@@ -31,18 +44,8 @@ func Preflight(w io.Writer, p *analyze.Preflight, st Style) error {
 		}
 	}
 	out.remedies(p.Remedies)
-	if len(p.Notes) > 0 {
-		out.head("Also")
-		for _, n := range p.Notes {
-			out.item("-", Clean(string(n)))
-		}
-	}
-	if len(p.Missing) > 0 {
-		out.head("What could not be seen")
-		for _, m := range p.Missing {
-			out.item("-", Clean(string(m)))
-		}
-	}
+	out.items("Also", p.Notes)
+	out.items("What could not be seen", p.Missing)
 	_, err := w.Write(out.buf.Bytes())
 	return err
 }

@@ -13,6 +13,8 @@ import (
 	"unicode/utf8"
 
 	"whosefd/analyze"
+	"whosefd/analyze/tables"
+	"whosefd/analyze/words"
 	"whosefd/tracer/event"
 )
 
@@ -48,12 +50,13 @@ func scenes(t testing.TB) map[string][]event.Event {
 	return all
 }
 
-func analyzed(evs []event.Event) (*analyze.Analyzer, *analyze.Tables) {
-	a, tables := analyze.New(), analyze.NewTables(analyze.Filter{})
+func analyzed(evs []event.Event) (*analyze.Analysis, *tables.Tables) {
+	a := analyze.New()
+	gathered := a.Tables(analyze.Filter{})
 	for _, ev := range evs {
-		tables.Add(ev, a.Add(ev))
+		gathered.Add(ev, a.Add(ev))
 	}
-	return a, tables
+	return a, gathered
 }
 
 func golden(t *testing.T, name string, got []byte) {
@@ -227,9 +230,9 @@ func TestTables(t *testing.T) {
 	all := scenes(t)
 	for name, evs := range all {
 		_, tables := analyzed(evs)
-		for _, f := range []Format{FormatTable, FormatText, FormatMarkdown, FormatCSV, FormatJSON} {
+		for _, f := range []Format{FormatTable, FormatText, FormatMarkdown, FormatCSV, FormatJSON, FormatLines} {
 			var buf bytes.Buffer
-			if err := Tables(&buf, tables, f, Style{}); err != nil {
+			if err := Tables(&buf, tables, nil, f, Style{}); err != nil {
 				t.Fatalf("%s as %s: %v", name, f, err)
 			}
 			harmless(t, name+" as "+string(f), buf.Bytes())
@@ -239,7 +242,7 @@ func TestTables(t *testing.T) {
 			if f == FormatTable || f == FormatText {
 				for _, w := range []int{80, 100, 140} {
 					buf.Reset()
-					if err := Tables(&buf, tables, f, Style{Width: w}); err != nil {
+					if err := Tables(&buf, tables, nil, f, Style{Width: w}); err != nil {
 						t.Fatal(err)
 					}
 					for _, l := range strings.Split(buf.String(), "\n") {
@@ -252,19 +255,19 @@ func TestTables(t *testing.T) {
 		}
 	}
 	_, tables := analyzed(all["hang"])
-	if err := Tables(io.Discard, tables, "html", Style{}); err == nil {
+	if err := Tables(io.Discard, tables, nil, "html", Style{}); err == nil {
 		t.Error("html is no format for tables, but no error")
 	}
 }
 
 func TestPS(t *testing.T) {
 	all := scenes(t)
-	var rows []PSRow
+	var rows []words.PSRow
 	for _, name := range []string{"hang", "thread", "prompt", "waiting-inferior", "error", "hostile"} {
 		a, _ := analyzed(all[name])
 		rows = append(rows, a.PS())
 	}
-	rows = append(rows, PSRow{PID: 77, Comm: "gdb", Error: "operation not permitted"})
+	rows = append(rows, words.PSRow{PID: 77, Comm: "gdb", Error: "operation not permitted"})
 	for _, f := range []Format{FormatTable, FormatText, FormatMarkdown, FormatCSV, FormatJSON} {
 		var buf bytes.Buffer
 		if err := PS(&buf, rows, f, Style{}); err != nil {
@@ -399,7 +402,8 @@ func FuzzReports(f *testing.F) {
 		f.Add(b)
 	}
 	f.Fuzz(func(t *testing.T, in []byte) {
-		a, tables, excerpt := analyze.New(), analyze.NewTables(analyze.Filter{}), analyze.NewExcerpt(50)
+		a := analyze.New()
+		tables, excerpt := a.Tables(analyze.Filter{}), analyze.NewExcerpt(50)
 		var out bytes.Buffer
 		live := NewLive(&out, Style{Width: 70})
 		r := event.NewReader(bytes.NewReader(in))
@@ -422,11 +426,11 @@ func FuzzReports(f *testing.F) {
 			if err := Text(&out, d, st); err != nil {
 				t.Fatal(err)
 			}
-			for _, format := range []Format{FormatTable, FormatText, FormatMarkdown, FormatCSV, FormatJSON} {
-				if err := Tables(&out, tables, format, st); err != nil {
+			for _, format := range []Format{FormatTable, FormatText, FormatMarkdown, FormatCSV, FormatJSON, FormatLines} {
+				if err := Tables(&out, tables, nil, format, st); err != nil {
 					t.Fatal(err)
 				}
-				if err := PS(&out, []PSRow{a.PS()}, format, st); err != nil {
+				if err := PS(&out, []words.PSRow{a.PS()}, format, st); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -438,11 +442,43 @@ func FuzzReports(f *testing.F) {
 		if err := CaseText(&out, c, Style{Width: 60}); err != nil {
 			t.Fatal(err)
 		}
-		if err := CaseCSV(&out, c, ""); err != nil {
+		if err := CaseCSV(&out, c, nil); err != nil {
 			t.Fatal(err)
 		}
 		harmless(t, "output", out.Bytes())
 		checkPage(t, c)
 		checkMarkdown(t, c)
 	})
+}
+
+// A loop of thousands of calls is a few rows; what is done by hand, later, is shown again.
+func TestLiveFolds(t *testing.T) {
+	var out bytes.Buffer
+	l := NewLive(&out, Style{})
+	add := func(at event.Micros, name string, fd event.FD) {
+		t.Helper()
+		if err := l.Add(&event.Syscall{T: at, PID: 7, TID: 7, Name: name, FD: event.Some(fd), Ret: event.Some[int64](0)}, analyze.Mark{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range event.Micros(5000) {
+		add(i*100, "read", 3)
+		add(i*100+50, "close", 3)
+	}
+	add(600_000, "close", 9)
+	add(5_000_000, "close", 9)
+	if err := l.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	want := `        time  thread  call
+    0.000000       7  read 3 → 0
+    0.000050       7  close 3 → 0
+   4999 more       7  read 3 → 0
+   4999 more       7  close 3 → 0
+    0.600000       7  close 9 → 0
+    5.000000       7  close 9 → 0
+`
+	if out.String() != want {
+		t.Errorf("got\n%s", out.String())
+	}
 }

@@ -43,10 +43,10 @@ type drawing struct {
 	sheet
 }
 
-// svg draws the scenery. Its colors come from the page; what they say is said
+// svg draws the diagram. Its colors come from the page; what they say is said
 // by words and by solid and broken lines as well. The id tells several pictures
 // of a page apart.
-func (s *scenery) svg(sh sheet, id string) template.HTML {
+func (s *diagram) svg(sh sheet, id string) template.HTML {
 	d := &drawing{sheet: sh}
 	leftEnd := boxTop + s.left.height()
 	rightTop := boxTop
@@ -70,7 +70,7 @@ func (s *scenery) svg(sh sheet, id string) template.HTML {
 }
 
 // words are the picture for somebody who does not see it.
-func (s *scenery) words() string {
+func (s *diagram) words() string {
 	return fmt.Sprintf("%s is resolved by %s; %s. It belongs to %s; %s.", s.name, strings.TrimPrefix(s.opened.who, "resolved by "), strings.Join(s.opened.lines(), ", "),
 		strings.TrimPrefix(s.meant.who, "belongs to "), strings.Join(s.meant.lines(), ", "))
 }

@@ -5,22 +5,72 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 
-	"whosefd/analyze"
+	"whosefd/analyze/rules"
+	"whosefd/analyze/tables"
+	"whosefd/analyze/words"
 	"whosefd/tracer/event"
 )
 
-// Tables writes all tables of a recording: the calls, the summary by call, and
-// the descriptors.
-func Tables(w io.Writer, t *analyze.Tables, f Format, st Style) error {
-	if f == FormatJSON {
-		return JSON(w, jsonTables(t))
+// Names are the tables that can be written.
+var Names = []string{"calls", "summary", "fds"}
+
+// TablesJSON are the tables as JSON; those that were not asked for are absent.
+type TablesJSON struct {
+	Schema      string              `json:"schema"`
+	Calls       []CallJSON          `json:"calls,omitzero"`
+	CallsCut    int64               `json:"calls_cut,omitempty"` // older ones that were not kept
+	Summary     []tables.SummaryRow `json:"summary,omitzero"`
+	Descriptors []tables.FDRow      `json:"descriptors,omitzero"`
+}
+
+// CallJSON is a call as recordings have it, with its mark.
+type CallJSON struct {
+	event.Syscall
+	Rule   rules.Rule   `json:"rule,omitempty"`
+	Effect rules.Effect `json:"effect,omitempty"`
+}
+
+// Tables writes tables of a recording, by their names: all of them where none is named.
+func Tables(w io.Writer, t *tables.Tables, names []string, f Format, st Style) error {
+	if len(names) == 0 {
+		names = Names
 	}
+	var all []*table
+	out := TablesJSON{Schema: TableSchema}
+	for _, name := range names {
+		switch {
+		case f != FormatJSON && f != FormatLines:
+			all = append(all, tableNamed(t, name, f))
+		case name == "calls":
+			var rows []tables.CallRow
+			rows, out.CallsCut = t.Calls()
+			out.Calls = make([]CallJSON, len(rows))
+			for i, r := range rows {
+				out.Calls[i] = CallJSON{r.Call, r.Mark.Rule, r.Mark.Effect}
+			}
+		case name == "summary":
+			out.Summary = t.Summary()
+		default:
+			out.Descriptors = t.Descriptors()
+		}
+	}
+	switch f {
+	case FormatJSON:
+		return JSON(w, out)
+	case FormatLines:
+		return errors.Join(lines(w, TableSchema, "calls", out.Calls), lines(w, TableSchema, "summary", out.Summary), lines(w, TableSchema, "descriptors", out.Descriptors))
+	}
+	return writeTables(w, all, f, st)
+}
+
+// writeTables writes several, with an empty line between.
+func writeTables(w io.Writer, all []*table, f Format, st Style) error {
 	// Drawing takes longer than reading a short recording: it is done side by side.
-	all := []*table{callsTable(t), summaryTable(t), descriptorsTable(t)}
 	drawn, errs := make([]bytes.Buffer, len(all)), make([]error, len(all))
 	var group sync.WaitGroup
 	for i, tbl := range all {
@@ -43,108 +93,65 @@ func Tables(w io.Writer, t *analyze.Tables, f Format, st Style) error {
 	return nil
 }
 
-// tablesJSON are the tables as JSON.
-type tablesJSON struct {
-	Calls       []callJSON           `json:"calls"`
-	CallsCut    int64                `json:"calls_cut,omitempty"` // older ones that were not kept
-	Summary     []analyze.SummaryRow `json:"summary"`
-	Descriptors []analyze.FDRow      `json:"descriptors"`
-}
-
-// callJSON is a call as recordings have it, with its mark.
-type callJSON struct {
-	event.Syscall
-	Rule   analyze.Rule   `json:"rule,omitempty"`
-	Effect analyze.Effect `json:"effect,omitempty"`
-}
-
-func jsonTables(t *analyze.Tables) tablesJSON {
-	rows, cut := t.Calls()
-	out := tablesJSON{Calls: make([]callJSON, len(rows)), CallsCut: cut, Summary: t.Summary(), Descriptors: t.Descriptors()}
-	for i, r := range rows {
-		out.Calls[i] = callJSON{r.Call, r.Mark.Rule, r.Mark.Effect}
+func tableNamed(t *tables.Tables, name string, f Format) *table {
+	switch name {
+	case "calls":
+		rows, cut := t.Calls()
+		tbl := callTable(rows, t.Untimed())
+		if cut > 0 {
+			kept := int64(0)
+			for _, r := range rows {
+				kept += r.Count
+			}
+			tbl.notes = append(tbl.notes, fmt.Sprintf("%d earlier calls are not shown: the last %d are kept.", cut, kept))
+		}
+		return tbl
+	case "summary":
+		return summaryTable(t)
 	}
-	return out
+	return descriptorsTable(t.Descriptors(), t.Untimed(), f)
 }
 
-// Calls writes the table of the calls, the latest that were kept.
-func Calls(w io.Writer, t *analyze.Tables, f Format, st Style) error {
-	if f == FormatJSON {
-		return JSON(w, jsonTables(t).Calls)
-	}
-	return callsTable(t).write(w, f, st)
-}
-
-func callsTable(t *analyze.Tables) *table {
-	rows, cut := t.Calls()
-	tbl := callTable()
-	for i := range rows {
-		addCall(tbl, &rows[i], t.Untimed())
-	}
-	if cut > 0 {
-		tbl.notes = append(tbl.notes, fmt.Sprintf("%d earlier calls are not shown: the last %d are kept.", cut, len(rows)))
-	}
-	return tbl
-}
-
-func callTable() *table {
-	return &table{title: "Calls", cols: []column{
+func callTable(rows []tables.CallRow, untimed bool) *table {
+	t := &table{title: "Calls", cols: []column{
 		{name: "time", right: true}, {name: "thread", right: true, spare: 2}, {name: "call", flex: true}, {name: "on", flex: true},
 		{name: "result", flex: true}, {name: "duration", right: true, spare: 1}, {name: "mark"},
 	}}
-}
-
-func addCall(t *table, r *analyze.CallRow, untimed bool) {
-	c := callCells(&r.Call, r.Mark)
-	if untimed {
-		c.time = ""
-	}
-	t.add(c.mark != "", c.time, thread(r.Call.TID), c.call, c.on, c.result, c.took, c.mark)
-}
-
-// CaseCSV writes the tables of a report as CSV: "calls", "summary", "fds", or
-// all of them, with an empty line between, for "".
-func CaseCSV(w io.Writer, c *Case, which string) error {
-	calls := callTable()
-	for _, r := range c.Excerpt.Calls() {
-		addCall(calls, &r.CallRow, c.Tables.Untimed())
-	}
-	if which == "calls" {
-		return calls.csv(w)
-	}
-	if which == "" {
-		if err := calls.csv(w); err != nil {
-			return err
+	for i := range rows {
+		c := callCells(&rows[i].Call, rows[i].Mark)
+		if untimed {
+			c.time = ""
 		}
+		if n := rows[i].Count; n > 1 {
+			c.call += fmt.Sprintf(" ×%d", n)
+		}
+		t.add(c.mark != "", c.time, thread(rows[i].Call.TID), c.call, c.on, c.result, c.took, c.mark)
 	}
-	for _, t := range []struct {
-		name  string
-		write func(io.Writer, *analyze.Tables, Format, Style) error
-	}{{"summary", Summary}, {"fds", Descriptors}} {
-		if which != "" && which != t.name {
+	return t
+}
+
+// CaseCSV writes the tables of a report as CSV: those named, or all. Its calls are those
+// of the excerpt.
+func CaseCSV(w io.Writer, c *Case, names []string) error {
+	if len(names) == 0 {
+		names = Names
+	}
+	var all []*table
+	for _, name := range names {
+		if name != "calls" {
+			all = append(all, tableNamed(c.Tables, name, FormatCSV))
 			continue
 		}
-		if which == "" {
-			if _, err := io.WriteString(w, "\n"); err != nil {
-				return err
-			}
+		var rows []tables.CallRow
+		for _, r := range c.Excerpt.Calls() {
+			rows = append(rows, r.CallRow)
 		}
-		if err := t.write(w, c.Tables, FormatCSV, Style{}); err != nil {
-			return err
-		}
+		all = append(all, callTable(rows, c.Tables.Untimed()))
 	}
-	return nil
+	return writeTables(w, all, FormatCSV, Style{})
 }
 
-// Summary writes the summary by call.
-func Summary(w io.Writer, t *analyze.Tables, f Format, st Style) error {
-	if f == FormatJSON {
-		return JSON(w, t.Summary())
-	}
-	return summaryTable(t).write(w, f, st)
-}
-
-func summaryTable(t *analyze.Tables) *table {
+func summaryTable(t *tables.Tables) *table {
 	tbl := &table{title: "Summary by call", cols: []column{
 		{name: "call"}, {name: "calls", right: true}, {name: "errors", right: true}, {name: "unfinished", right: true},
 		{name: "total", right: true}, {name: "max", right: true},
@@ -155,16 +162,88 @@ func summaryTable(t *analyze.Tables) *table {
 	return tbl
 }
 
-// Descriptors writes the table by descriptor.
-func Descriptors(w io.Writer, t *analyze.Tables, f Format, st Style) error {
-	if f == FormatJSON {
-		return JSON(w, t.Descriptors())
+// Overview writes what somebody wants to see at the end of a trace: the verdict and
+// what was found, the descriptors that are suspicious or still open, the summary,
+// and how much more there is.
+func Overview(w io.Writer, d *words.Diagnosis, t *tables.Tables, more string, st Style) error {
+	if err := Text(w, d, st); err != nil {
+		return err
 	}
-	return descriptorsTable(t).write(w, f, st)
+	all := t.Descriptors()
+	rows := slices.DeleteFunc(slices.Clone(all), func(r tables.FDRow) bool {
+		open := r.Count == 0 && !r.Closed.Known && !r.Gone && !t.Ended()
+		return r.Rule == "" && !open
+	})
+	if len(rows) > 0 {
+		tbl := descriptorsTable(rows, t.Untimed(), FormatTable)
+		tbl.title = "Descriptors that are suspicious or open"
+		if err := writeAfterLine(w, tbl, st); err != nil {
+			return err
+		}
+	}
+	if summary := summaryTable(t); len(summary.rows) > 0 {
+		if err := writeAfterLine(w, summary, st); err != nil {
+			return err
+		}
+	}
+	calls, _ := t.Chosen()
+	_, err := fmt.Fprintf(w, "Seen: %d calls, %d descriptors. %s\n", calls, count(all), more)
+	return err
 }
 
-func descriptorsTable(t *analyze.Tables) *table {
-	rows := t.Descriptors()
+// writeAfterLine writes a table behind an empty line.
+func writeAfterLine(w io.Writer, t *table, st Style) error {
+	if _, err := io.WriteString(w, "\n"); err != nil {
+		return err
+	}
+	return t.write(w, FormatTable, st)
+}
+
+// count is how many descriptors rows stand for.
+func count(rows []tables.FDRow) (n int64) {
+	for _, r := range rows {
+		n += max(1, r.Count)
+	}
+	return n
+}
+
+// folded makes one row of closed descriptors that differ in their time only; alike
+// is how many a row stands for.
+func folded(rows []tables.FDRow) (out []tables.FDRow, alike []int) {
+	type key struct {
+		pid        event.PID
+		fd         event.FD
+		target     string
+		call, name string
+		mark       rules.Mark
+		whose      tables.Whose
+	}
+	at := map[key]int{}
+	for _, r := range rows {
+		k := key{r.PID, r.FD, target(&r.Target), r.Call, string(r.Name), rules.Mark{Rule: r.Rule, Effect: r.Effect}, r.Whose}
+		i, again := at[k]
+		if !again || !r.Closed.Known || r.Count > 0 || !out[i].Closed.Known {
+			at[k] = len(out)
+			out, alike = append(out, r), append(alike, 1)
+			continue
+		}
+		alike[i]++
+		out[i].Closed = r.Closed
+		out[i].Reads += r.Reads
+		out[i].Bytes += r.Bytes
+		out[i].ReadUS += r.ReadUS
+	}
+	return out, alike
+}
+
+// descriptorsTable folds rows that are alike, where people read it.
+func descriptorsTable(rows []tables.FDRow, untimed bool, f Format) *table {
+	alike := make([]int, len(rows))
+	if f != FormatCSV {
+		rows, alike = folded(rows)
+	}
+	// Where all is one process's own, that says nothing.
+	several := f == FormatCSV || slices.ContainsFunc(rows, func(r tables.FDRow) bool { return r.Whose == tables.WhoseInferior || r.Whose == tables.WhoseBoth })
 	tbl := &table{title: "Descriptors", cols: []column{
 		{name: "fd", right: true}, {name: "target", flex: true}, {name: "made by", spare: 6}, {name: "name", flex: true},
 		{name: "opened", right: true, spare: 4}, {name: "closed", right: true, spare: 5}, {name: "reads", right: true, spare: 3},
@@ -180,14 +259,21 @@ func descriptorsTable(t *analyze.Tables) *table {
 			tbl.add(false, "", fmt.Sprintf("%d older descriptors", r.Count), "", "", "", "", blankZero(r.Reads), blankZero(r.Bytes), took, "", "")
 			continue
 		}
-		mark := markText(analyze.Mark{Rule: r.Rule, Effect: r.Effect})
-		tbl.add(mark != "", strconv.Itoa(int(r.FD)), target(r.Target), Clean(r.Call), Clean(string(r.Name)), opened(r, t.Untimed()), closed(r, t.Untimed()),
-			blankZero(r.Reads), blankZero(r.Bytes), took, whose(r.Whose), mark)
+		mark := markText(rules.Mark{Rule: r.Rule, Effect: r.Effect})
+		made, owner := Clean(r.Call), ""
+		if several {
+			owner = string(r.Whose)
+		}
+		if alike[i] > 1 {
+			made = strings.TrimSpace(fmt.Sprintf("%s ×%d", made, alike[i]))
+		}
+		tbl.add(mark != "", strconv.Itoa(int(r.FD)), target(&r.Target), made, Clean(string(r.Name)), opened(r, untimed), closed(r, untimed),
+			blankZero(r.Reads), blankZero(r.Bytes), took, owner, mark)
 	}
 	return tbl
 }
 
-func opened(r *analyze.FDRow, untimed bool) string {
+func opened(r *tables.FDRow, untimed bool) string {
 	switch {
 	case r.Opened.Known && untimed:
 		return "yes"
@@ -199,7 +285,7 @@ func opened(r *analyze.FDRow, untimed bool) string {
 	return "before"
 }
 
-func closed(r *analyze.FDRow, untimed bool) string {
+func closed(r *tables.FDRow, untimed bool) string {
 	switch {
 	case r.Closed.Known && untimed:
 		return "yes"
@@ -207,18 +293,6 @@ func closed(r *analyze.FDRow, untimed bool) string {
 		return r.Closed.Val.String()
 	case r.Gone:
 		return "unseen"
-	}
-	return ""
-}
-
-func whose(o analyze.Whose) string {
-	switch o {
-	case analyze.WhoseDebugger:
-		return "debugger"
-	case analyze.WhoseInferior:
-		return "inferior"
-	case analyze.WhoseBoth:
-		return "both"
 	}
 	return ""
 }

@@ -7,13 +7,14 @@ import (
 	"strconv"
 	"strings"
 
-	"whosefd/analyze"
+	"whosefd/analyze/rules"
+	"whosefd/analyze/words"
 	"whosefd/tracer/event"
 )
 
 // Text writes a diagnosis for a person: the verdict first, then who is who,
 // the facts, the backtrace, the cause, and what to do.
-func Text(w io.Writer, d *analyze.Diagnosis, st Style) error {
+func Text(w io.Writer, d *words.Diagnosis, st Style) error {
 	return (&page{st: st}).write(w, d)
 }
 
@@ -23,27 +24,34 @@ func CaseText(w io.Writer, c *Case, st Style) error {
 	return (&page{st: st, more: c}).write(w, c.Diagnosis)
 }
 
-func (p *page) write(w io.Writer, d *analyze.Diagnosis) error {
-	p.verdict(d)
+func (p *page) write(w io.Writer, d *words.Diagnosis) error {
+	p.verdict(d.Verdict, d.Summary)
+	if d.Debugger != nil && d.Debugger.Plugin {
+		p.line("")
+		p.para("", Clean(string(d.Debugger.Comm))+" has whosefd's plug-in; \"info whosefd\" inside it shows which names that has led.")
+	}
 	for i := range d.Findings {
 		p.finding(&d.Findings[i], i, d)
 	}
-	if len(d.Risks) > 0 {
-		p.head("Names that would lead to a wrong file")
-		for _, r := range d.Risks {
-			p.item("-", Clean(string(r.Text)))
-		}
+	if len(d.Findings) == 0 && len(d.Chain) > 1 {
+		p.head("Who waits for whom")
+		p.chain(d.Chain)
 	}
+	p.items("Names that would lead to a wrong file", risks(d))
 	for _, s := range d.Stack {
 		p.stack(s, d)
 	}
 	p.remedies(remedies(d))
-	if len(d.Missing) > 0 {
-		p.head("What could not be seen")
-		for _, m := range d.Missing {
-			p.item("-", Clean(string(m)))
-		}
-	}
+	p.items("What could not be seen", d.Missing)
+	_, err := w.Write(p.buf.Bytes())
+	return err
+}
+
+// Verdict writes the verdict alone, and an empty line.
+func Verdict(w io.Writer, d *words.Diagnosis, st Style) error {
+	p := &page{st: st}
+	p.verdict(d.Verdict, d.Summary)
+	p.line("")
 	_, err := w.Write(p.buf.Bytes())
 	return err
 }
@@ -68,6 +76,25 @@ func (p *page) head(s string) {
 // para writes a clean text below an indent.
 func (p *page) para(indent, s string) { p.hang(indent, indent, s) }
 
+// items writes texts as a list below a head, if there are any.
+func (p *page) items(head string, texts []event.Text) {
+	for i, t := range texts {
+		if i == 0 {
+			p.head(head)
+		}
+		p.item("-", Clean(string(t)))
+	}
+}
+
+// risks are their texts.
+func risks(d *words.Diagnosis) []event.Text {
+	texts := make([]event.Text, len(d.Risks))
+	for i, r := range d.Risks {
+		texts[i] = r.Text
+	}
+	return texts
+}
+
 // item writes a clean text behind a mark such as "-" or "3.".
 func (p *page) item(mark, s string) {
 	p.hang("  "+mark+" ", strings.Repeat(" ", width(mark)+3), s)
@@ -90,22 +117,20 @@ func (p *page) hang(first, rest, s string) {
 // verdictColor is the color of a verdict.
 func verdictColor(verdict string) string {
 	switch verdict {
-	case analyze.VerdictOK, analyze.VerdictBlocked:
+	case words.VerdictOK, words.VerdictBlocked:
 		return green
-	case string(analyze.Hang), string(analyze.StolenInput):
+	case string(rules.Hang), string(rules.StolenInput):
 		return red
 	}
 	return yellow
 }
 
-func (p *page) verdict(d *analyze.Diagnosis) { p.verdictLine(d.Verdict, string(d.Summary)) }
-
-func (p *page) verdictLine(verdict, sentence string) {
+func (p *page) verdict(verdict string, sentence event.Text) {
 	n := 0
 	if p.st.Width > 0 {
 		n = max(20, p.st.Width)
 	}
-	for i, l := range wrap(verdict+": "+Clean(sentence), n) {
+	for i, l := range wrap(verdict+": "+Clean(string(sentence)), n) {
 		if _, rest, ok := strings.Cut(l, ":"); i == 0 && ok {
 			l = p.st.paint(verdictColor(verdict), verdict+":") + rest
 		}
@@ -113,7 +138,7 @@ func (p *page) verdictLine(verdict, sentence string) {
 	}
 }
 
-func (p *page) finding(f *analyze.Finding, i int, d *analyze.Diagnosis) {
+func (p *page) finding(f *words.Finding, i int, d *words.Diagnosis) {
 	title := "Finding"
 	if len(d.Findings) > 1 {
 		title = fmt.Sprintf("Finding %d of %d", i+1, len(d.Findings))
@@ -122,7 +147,7 @@ func (p *page) finding(f *analyze.Finding, i int, d *analyze.Diagnosis) {
 	p.line("")
 	p.picture(f, d)
 	p.line("")
-	if p.more != nil {
+	if p.more != nil && len(f.Chain) == 0 {
 		p.tables(f, d)
 		p.timeline(f)
 	}
@@ -136,7 +161,7 @@ func (p *page) finding(f *analyze.Finding, i int, d *analyze.Diagnosis) {
 }
 
 // person names a process of the diagnosis.
-func person(d *analyze.Diagnosis, pid event.PID) string {
+func person(d *words.Diagnosis, pid event.PID) string {
 	comm := event.Text("")
 	if d.Debugger != nil && d.Debugger.PID == pid {
 		if comm = d.Debugger.Comm; pid == 0 && comm == "" {
@@ -144,24 +169,26 @@ func person(d *analyze.Diagnosis, pid event.PID) string {
 		}
 	}
 	for _, inf := range d.Inferiors {
-		if inf.PID == pid {
+		if inf.Core != nil && event.CorePID(inf.Core.ID) == pid {
+			return Clean(inf.Name())
+		}
+		if inf.Core == nil && inf.PID == pid {
 			comm = inf.Comm
 		}
 	}
-	switch {
-	case pid == 0 && comm == "":
+	if pid == 0 && comm == "" {
 		return "an inferior"
-	case pid == 0:
-		return Clean(string(comm))
-	case comm == "":
-		return fmt.Sprintf("pid %d", pid)
 	}
-	return fmt.Sprintf("%s (pid %d)", Clean(string(comm)), pid)
+	return Clean((&words.Process{PID: pid, Comm: comm}).Name())
 }
 
 // picture shows the name between the two processes, with an arrow to what was
 // opened and one to what was meant.
-func (p *page) picture(f *analyze.Finding, d *analyze.Diagnosis) {
+func (p *page) picture(f *words.Finding, d *words.Diagnosis) {
+	if len(f.Chain) > 0 {
+		p.chain(f.Chain)
+		return
+	}
 	pic := newPicture(f, d)
 	name := pic.name
 	left, got := []string{pic.opened.who}, pic.opened.lines()
@@ -195,8 +222,8 @@ func (p *page) picture(f *analyze.Finding, d *analyze.Diagnosis) {
 }
 
 // tables shows the descriptors of the two processes, below the picture.
-func (p *page) tables(f *analyze.Finding, d *analyze.Diagnosis) {
-	s := newScenery(f, d, p.more.Descriptors)
+func (p *page) tables(f *words.Finding, d *words.Diagnosis) {
+	s := newDiagram(f, d, p.more.Descriptors)
 	left, right := s.left.lines(), s.right.lines()
 	if wl := widest(left); p.st.Width == 0 || 2+wl+4+widest(right) <= p.st.Width {
 		p.columns(left, right, wl+4)
@@ -209,7 +236,7 @@ func (p *page) tables(f *analyze.Finding, d *analyze.Diagnosis) {
 }
 
 // timeline shows the calls around the opening of the file.
-func (p *page) timeline(f *analyze.Finding) {
+func (p *page) timeline(f *words.Finding) {
 	lines := timelineText(timeline(f, p.more.Excerpt.Calls(), p.more.Excerpt.Untimed()))
 	if len(lines) == 0 {
 		return
@@ -247,18 +274,6 @@ func widest(blocks ...[]string) int {
 	return n
 }
 
-// fds names descriptors: "descriptor 3", "descriptors 3, 4".
-func fds(list []event.FD) string {
-	words := make([]string, len(list))
-	for i, fd := range list {
-		words[i] = strconv.Itoa(int(fd))
-	}
-	if len(list) == 1 {
-		return "descriptor " + words[0]
-	}
-	return "descriptors " + strings.Join(words, ", ")
-}
-
 // target names a file: its link, else what is known of it.
 func target(t *event.Target) string {
 	switch {
@@ -274,13 +289,19 @@ func target(t *event.Target) string {
 	return Clean(string(t.Kind))
 }
 
-func (p *page) stack(s analyze.Stack, d *analyze.Diagnosis) {
+func (p *page) stack(s words.Stack, d *words.Diagnosis) {
 	p.head(stackTitle(&s, d))
 	suspicious := map[event.Text]bool{}
 	for _, f := range d.Findings {
 		suspicious[f.Name] = true
 	}
-	for i, f := range s.Frames {
+	for i := 0; i < len(s.Frames); i++ {
+		f := s.Frames[i]
+		if n := unknownFrames(s.Frames[i:]); n > 3 {
+			p.para("  ", fmt.Sprintf("#%d–#%d ?? () from %s (%d frames)", i, i+n-1, Clean(string(f.Module)), n))
+			i += n - 1
+			continue
+		}
 		number := pad(fmt.Sprintf("#%d", i), 4)
 		p.hang("  "+number, "          ", frame(&f))
 		for _, str := range f.Strings {
@@ -296,7 +317,17 @@ func (p *page) stack(s analyze.Stack, d *analyze.Diagnosis) {
 	}
 }
 
-func stackTitle(s *analyze.Stack, d *analyze.Diagnosis) string {
+// unknownFrames is how many frames at the beginning tell nothing but their module.
+func unknownFrames(frames []event.Frame) int {
+	for i, f := range frames {
+		if f.Function != "" || f.File != "" || f.Module == "" || f.Module != frames[0].Module || len(f.Strings) > 0 {
+			return i
+		}
+	}
+	return len(frames)
+}
+
+func stackTitle(s *words.Stack, d *words.Diagnosis) string {
 	who := "the debugger"
 	if d.Debugger != nil && d.Debugger.Comm != "" {
 		who = Clean(string(d.Debugger.Comm))
@@ -352,7 +383,7 @@ func frame(f *event.Frame) string {
 }
 
 // remedies writes what can be done, commands alone on their lines.
-func (p *page) remedies(all []analyze.Remedy) {
+func (p *page) remedies(all []words.Remedy) {
 	for i, r := range all {
 		if i == 0 {
 			p.head("What to do")
@@ -368,12 +399,12 @@ func (p *page) remedies(all []analyze.Remedy) {
 }
 
 // remedies gives what can be done about all findings, each remedy once.
-func remedies(d *analyze.Diagnosis) []analyze.Remedy {
-	seen := map[analyze.Remedy]bool{}
-	var all []analyze.Remedy
+func remedies(d *words.Diagnosis) []words.Remedy {
+	seen := map[words.Remedy]bool{}
+	var all []words.Remedy
 	for _, f := range d.Findings {
 		for _, r := range f.Remedies {
-			key := analyze.Remedy{Kind: r.Kind, Command: r.Command}
+			key := words.Remedy{Kind: r.Kind, Command: r.Command}
 			if r.Command == "" {
 				key.Text = r.Text
 			}

@@ -6,7 +6,8 @@ import (
 	"strconv"
 	"strings"
 
-	"whosefd/analyze"
+	"whosefd/analyze/tables"
+	"whosefd/analyze/words"
 	"whosefd/tracer/decode"
 	"whosefd/tracer/event"
 )
@@ -36,7 +37,7 @@ type moment struct {
 // timeline gives the calls around the one by which the file of a finding was
 // opened; none if that call is not among the rows. Without times it says how
 // many calls lie between.
-func timeline(f *analyze.Finding, rows []*analyze.ExcerptRow, untimed bool) []moment {
+func timeline(f *words.Finding, rows []*tables.ExcerptRow, untimed bool) []moment {
 	at := opening(f, rows)
 	if at < 0 {
 		return nil
@@ -77,7 +78,7 @@ func timeline(f *analyze.Finding, rows []*analyze.ExcerptRow, untimed bool) []mo
 
 // opening finds the call that opened the file of a finding: the last one by
 // that name that led to that file, or failed as it did.
-func opening(f *analyze.Finding, rows []*analyze.ExcerptRow) int {
+func opening(f *words.Finding, rows []*tables.ExcerptRow) int {
 	for i := len(rows) - 1; i >= 0; i-- {
 		c := &rows[i].Call
 		if c.Path != f.Name || c.PID != f.Opened.PID {
@@ -97,7 +98,7 @@ func opening(f *analyze.Finding, rows []*analyze.ExcerptRow) int {
 // namesRead finds the calls before the opening by which the debugger read the
 // name out of the inferior's memory, often 8 bytes at a time, and gives the
 // first of them.
-func namesRead(f *analyze.Finding, rows []*analyze.ExcerptRow, at int, roles map[int]string) (first int) {
+func namesRead(f *words.Finding, rows []*tables.ExcerptRow, at int, roles map[int]string) (first int) {
 	first = at
 	rest := []byte(f.Name)
 	ends := true // the piece that holds the name's end, and the NUL behind it, comes first
@@ -136,7 +137,7 @@ func namesRead(f *analyze.Finding, rows []*analyze.ExcerptRow, at int, roles map
 
 // readsOf finds the reads of the file that was opened, up to its closing, and
 // gives the last call of interest.
-func readsOf(rows []*analyze.ExcerptRow, at int, roles map[int]string) (last int) {
+func readsOf(rows []*tables.ExcerptRow, at int, roles map[int]string) (last int) {
 	last = at
 	open := &rows[at].Call
 	if !open.Ret.Known || open.Errno != "" {
