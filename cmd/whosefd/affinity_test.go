@@ -21,19 +21,16 @@ func allowed(t *testing.T, pid int) string {
 
 // The CPU mask is ours only while it cannot be seen.
 func TestAffinity(t *testing.T) {
-	scene.Require(t, "ptrace")
-	if runtime.NumCPU() < 2 {
-		t.Skip("one CPU: there is nothing to choose")
-	}
+	scene.Require(t, "ptrace", "a second CPU")
 	whole := allowed(t, os.Getpid())
 	t.Run("a child does not inherit it", func(t *testing.T) {
-		out, _, _ := whosefd(t, "trace", "--", "sh", "-c", "grep Cpus_allowed_list /proc/self/status; nproc; taskset -p $$")
+		out, _, _ := whosefd(t, "trace", "--engine", "ptrace", "--", "sh", "-c", "grep Cpus_allowed_list /proc/self/status; nproc; taskset -p $$")
 		if n := strconv.Itoa(runtime.NumCPU()); !strings.Contains(out, "\t"+whole+"\n"+n+"\n") {
 			t.Errorf("want %s and %s:\n%s", whole, n, out)
 		}
 	})
 	t.Run("the program does not see it", func(t *testing.T) {
-		if out, _, _ := whosefd(t, "trace", "--", "nproc"); strings.TrimSpace(out) != strconv.Itoa(runtime.NumCPU()) {
+		if out, _, _ := whosefd(t, "trace", "--engine", "ptrace", "--", "nproc"); strings.TrimSpace(out) != strconv.Itoa(runtime.NumCPU()) {
 			t.Errorf("nproc: %s", out)
 		}
 	})
@@ -44,7 +41,7 @@ func TestAffinity(t *testing.T) {
 				t.Fatal(err)
 			}
 			t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
-			r := startWhosefd(t, "trace", "-p", strconv.Itoa(cmd.Process.Pid))
+			r := startWhosefd(t, "trace", "--engine", "ptrace", "-p", strconv.Itoa(cmd.Process.Pid))
 			eventually(t, "on one CPU", func() bool { return allowed(t, cmd.Process.Pid) != whole })
 			if err := r.Process.Signal(sig); err != nil {
 				t.Fatal(err)
@@ -64,7 +61,7 @@ func TestAffinity(t *testing.T) {
 			}
 			return allowed(t, n)
 		}
-		r := startWhosefd(t, "trace", "-p", strconv.Itoa(p.PID))
+		r := startWhosefd(t, "trace", "--engine", "ptrace", "-p", strconv.Itoa(p.PID))
 		eventually(t, "the busy thread on one CPU", func() bool { return list(busy) != whole })
 		for range 50 { // many calls of the other one
 			if now := list(computing); now != whole {
@@ -83,13 +80,13 @@ func TestAffinity(t *testing.T) {
 	t.Run("on the CPU that was asked for", func(t *testing.T) {
 		p := scene.StartSample(t, "paces")
 		p.Expect(`computing (\d+)`)
-		r := startWhosefd(t, "trace", "--cpu", "1", "-p", strconv.Itoa(p.PID))
+		r := startWhosefd(t, "trace", "--engine", "ptrace", "--cpu", "1", "-p", strconv.Itoa(p.PID))
 		eventually(t, "on CPU 1", func() bool { return allowed(t, p.PID) == "1" })
 		if err := r.Process.Signal(syscall.SIGINT); err != nil {
 			t.Fatal(err)
 		}
 		r.wait(t)
-		if _, stderr, code := whosefd(t, "trace", "--cpu", "1000", "--", "true"); code != exitTrouble || !strings.Contains(stderr, "CPU 1000") {
+		if _, stderr, code := whosefd(t, "trace", "--engine", "ptrace", "--cpu", "1000", "--", "true"); code != exitTrouble || !strings.Contains(stderr, "CPU 1000") {
 			t.Errorf("CPU 1000: exit code %d, %q", code, stderr)
 		}
 	})
@@ -104,7 +101,7 @@ func TestAffinity(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
-		r := startWhosefd(t, "trace", "--cpu", "off", "-p", strconv.Itoa(cmd.Process.Pid))
+		r := startWhosefd(t, "trace", "--engine", "ptrace", "--cpu", "off", "-p", strconv.Itoa(cmd.Process.Pid))
 		eventually(t, "traced", func() bool { return statusLine(t, cmd.Process.Pid, "TracerPid") != "0" })
 		eventually(t, "seen", func() bool { return strings.Contains(r.stdout.String(), "unfinished") })
 		if now := allowed(t, cmd.Process.Pid); now != whole {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -23,7 +24,25 @@ type app struct {
 	// terminal gives the width of a terminal, 0 for anything else.
 	terminal func(any) int
 
+	// height gives that, in lines.
+	height func(any) int
+
+	noPager bool // --no-pager
+
 	color string // --color
+	quiet bool   // --quiet: no notes on standard error
+}
+
+// say prints a line of ours to standard error.
+func (a *app) say(format string, args ...any) {
+	fmt.Fprintf(a.err, "whosefd: %s\n", report.Clean(fmt.Sprintf(format, args...)))
+}
+
+// note is say, unless --quiet leaves such lines out.
+func (a *app) note(format string, args ...any) {
+	if !a.quiet {
+		a.say(format, args...)
+	}
 }
 
 func (a *app) root() *cobra.Command {
@@ -44,17 +63,67 @@ Exit codes: 0 nothing wrong found, 1 findings, 2 could not look.`,
 			if err := notEmpty(cmd); err != nil {
 				return err
 			}
+			if f := cmd.Flags().Lookup("json"); f != nil && f.Changed && cmd.Flags().Changed("format") && cmd.Flags().Lookup("format").Value.String() != "json" {
+				return errors.New("--json is --format json: give one of them")
+			}
 			return oneOf("--color", a.color, "auto", "always", "never")
 		},
 	}
 	root.SetIn(a.in)
 	root.SetOut(a.out)
 	root.SetErr(a.err)
-	root.PersistentFlags().StringVar(&a.color, "color", "auto", "color the output: auto, always or never (also: NO_COLOR)")
+	root.PersistentFlags().StringVar(&a.color, "color", "auto", "color the output: auto, always or never (also: NO_COLOR, FORCE_COLOR)")
 	complete(root, "color", "auto", "always", "never")
+	root.PersistentFlags().BoolVarP(&a.quiet, "quiet", "q", false, "leave notes on standard error out")
+	root.PersistentFlags().BoolVar(&a.noPager, "no-pager", false, "show long output without PAGER")
+	root.Flags().BoolP("version", "V", false, "print the version")
+	root.SetFlagErrorFunc(flagError)
 	root.SetHelpCommand(help())
-	root.AddCommand(a.explain(), a.ps(), a.trace(), a.table(), a.report(), a.repair(), a.guard(), a.preflight(), a.doctor(), a.man())
+	root.AddCommand(a.explain(), a.ps(), a.trace(), a.table(), a.report(), a.repair(), a.guard(), a.gdb(), a.preflight(), a.watch(), a.top(), a.gdbPlugin(), a.doctor(), a.man())
+	root.Example = examples[root.Name()]
+	for _, cmd := range root.Commands() {
+		cmd.Example = examples[cmd.Name()]
+		cmd.Flags().VisitAll(func(f *pflag.Flag) {
+			if k := f.Value.Type(); k != "bool" && k != "count" && !strings.HasSuffix(k, "Slice") && !strings.HasSuffix(k, "Array") {
+				f.Value = &once{Value: f.Value}
+			}
+		})
+	}
 	return root
+}
+
+// once is the value of a flag that may be given once: of two, one would be lost.
+type once struct {
+	pflag.Value
+	given *string
+}
+
+func (o *once) Set(s string) error {
+	if o.given != nil && *o.given != s {
+		return fmt.Errorf("it was given as %q before, and has one value", *o.given)
+	}
+	o.given = &s
+	return o.Value.Set(s)
+}
+
+// asked are the arguments with the command that they mean where they name none: a
+// process or a file is explained, and -V and version are --version.
+func asked(args []string) []string {
+	for i := 0; i < len(args); i++ {
+		switch arg := args[i]; {
+		case arg == "--color":
+			i++
+		case arg == "-q", arg == "--quiet", arg == "--json", strings.HasPrefix(arg, "--color="):
+		case arg == "-v", arg == "version":
+			return []string{"--version"}
+		case arg == "--pid", strings.HasPrefix(arg, "--pid="), strings.HasPrefix(arg, "-p"),
+			strings.TrimLeft(arg, "0123456789") == "" && arg != "", strings.ContainsAny(arg, "./") && isSource(arg):
+			return append([]string{"explain"}, args...)
+		default:
+			return args
+		}
+	}
+	return args
 }
 
 // notEmpty refuses a flag whose value is an empty text: a variable of a script
@@ -71,9 +140,13 @@ func notEmpty(cmd *cobra.Command) (err error) {
 
 // style is how text for w looks.
 func (a *app) style(w io.Writer) report.Style {
+	if p, ok := w.(*pages); ok {
+		w = p.to
+	}
 	width := a.terminal(w)
-	color := a.color == "always" ||
-		a.color == "auto" && width > 0 && a.getenv("NO_COLOR") == "" && a.getenv("TERM") != "dumb"
+	forced := a.getenv("FORCE_COLOR")
+	color := a.color == "always" || a.color == "auto" && a.getenv("NO_COLOR") == "" &&
+		(forced != "" && forced != "0" || forced == "" && width > 0 && a.getenv("TERM") != "dumb")
 	return report.Style{Width: width, Color: color}
 }
 
@@ -107,12 +180,16 @@ func help() *cobra.Command {
 func formatFlag(cmd *cobra.Command, to *string, formats ...string) {
 	cmd.Flags().StringVar(to, "format", formats[0], "output format: "+strings.Join(formats, ", "))
 	complete(cmd, "format", formats...)
+	json := slices.Contains(formats, "json") && cmd.Flags().Bool("json", false, "--format json") != nil
 	before := cmd.PreRunE
 	cmd.PreRunE = func(c *cobra.Command, args []string) error {
 		if before != nil {
 			if err := before(c, args); err != nil {
 				return err
 			}
+		}
+		if json && c.Flags().Changed("json") {
+			*to = "json"
 		}
 		return oneOf("--format", *to, formats...)
 	}
@@ -122,6 +199,26 @@ func formatFlag(cmd *cobra.Command, to *string, formats ...string) {
 func complete(cmd *cobra.Command, flag string, values ...string) {
 	offer := func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 		return values, cobra.ShellCompDirectiveNoFileComp
+	}
+	if err := cmd.RegisterFlagCompletionFunc(flag, offer); err != nil {
+		panic(err) // the flag is not there: a mistake in the program
+	}
+}
+
+// completeList offers values for a flag that takes several, with commas between them,
+// the first of which may begin with "!".
+func completeList(cmd *cobra.Command, flag string, values func() []string) {
+	offer := func(_ *cobra.Command, _ []string, typed string) (offered []string, _ cobra.ShellCompDirective) {
+		before := typed[:strings.LastIndexByte(typed, ',')+1]
+		if before == "" && strings.HasPrefix(typed, "!") {
+			before = "!"
+		}
+		for _, v := range values() {
+			if strings.HasPrefix(before+v, typed) {
+				offered = append(offered, before+v)
+			}
+		}
+		return offered, cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveNoSpace
 	}
 	if err := cmd.RegisterFlagCompletionFunc(flag, offer); err != nil {
 		panic(err) // the flag is not there: a mistake in the program

@@ -3,7 +3,6 @@ package main
 import (
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -16,9 +15,7 @@ import (
 // An inferior of 32 bits has another layout of its list of libraries, and of its
 // auxiliary vector.
 func TestInferiorOf32Bits(t *testing.T) {
-	if runtime.GOARCH != "amd64" {
-		t.Skip("no programs of 32 bits on " + runtime.GOARCH)
-	}
+	t.Parallel()
 	scene.Require(t, "gdb", "ptrace", "root")
 	program := filepath.Join(scene.Build32(t), "from_memory")
 	toPrompt := func(gdb *scene.Session) {
@@ -63,9 +60,7 @@ func TestInferiorOf32Bits(t *testing.T) {
 // A debugger of 32 bits makes other calls by the same numbers. It is explained,
 // but no call is made in it.
 func TestDebuggerOf32Bits(t *testing.T) {
-	if runtime.GOARCH != "amd64" {
-		t.Skip("no programs of 32 bits on " + runtime.GOARCH)
-	}
+	t.Parallel()
 	scene.Require(t, "ptrace", "root")
 	bin := scene.Build32(t)
 	inferior := scene.StartSample(t, "m32/from_memory", "--wait").WaitReady()

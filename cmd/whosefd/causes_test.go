@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"runtime"
@@ -20,6 +19,7 @@ import (
 	"whosefd/analyze"
 	"whosefd/samples/scene"
 	"whosefd/tracer/decode"
+	"whosefd/tracer/event"
 )
 
 // misled is a debugger that is about to open a library by its name, and the
@@ -65,6 +65,7 @@ var runs = []struct {
 // Each cause with each effect, with a real gdb that attaches to the process, has
 // the same rule and effect from whatever source.
 func TestCauses(t *testing.T) {
+	t.Parallel()
 	scene.Require(t, "gdb", "ptrace", "root")
 	for _, c := range causes {
 		for _, e := range []analyze.Effect{analyze.Hang, analyze.StolenInput, analyze.WrongFile, analyze.Failed} {
@@ -257,7 +258,7 @@ func plant(t *testing.T, dir string, e analyze.Effect) {
 			t.Fatal(err)
 		}
 	case analyze.WrongFile:
-		copyFile(t, otherLibrary(t), path)
+		scene.Copy(t, otherLibrary(t), path)
 	}
 }
 
@@ -289,23 +290,6 @@ func sharedObjects(t *testing.T) []string {
 	return paths
 }
 
-func copyFile(t *testing.T, from, to string) {
-	t.Helper()
-	in, err := os.Open(from)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer in.Close()
-	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o755)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, err = io.Copy(out, in)
-	if err := errors.Join(err, out.Close()); err != nil {
-		t.Fatal(err)
-	}
-}
-
 // misledBySelfFD: each process has its own descriptors.
 func misledBySelfFD(t *testing.T, e analyze.Effect) misled {
 	m := misled{}
@@ -327,7 +311,7 @@ func misledBySelfFD(t *testing.T, e analyze.Effect) misled {
 // misledByDir: the name begins at the working directory, and gdb's is another.
 func misledByDir(t *testing.T, e analyze.Effect, lib string) misled {
 	inside, outside := t.TempDir(), t.TempDir()
-	copyFile(t, filepath.Join(scene.Build(t), "lib.so"), filepath.Join(inside, "lib.so"))
+	scene.Copy(t, filepath.Join(scene.Build(t), "lib.so"), filepath.Join(inside, "lib.so"))
 	plant(t, outside, e)
 	p := scene.Start(t, scene.Command{Path: filepath.Join(scene.Build(t), "from_file"), Args: []string{"--lib", lib, "--wait"}, Dir: inside})
 	return misled{gdb: scene.GDB{Dir: outside}, inferior: p.WaitReady(), lib: lib}
@@ -337,7 +321,7 @@ func misledByDir(t *testing.T, e analyze.Effect, lib string) misled {
 func misledByReplacement(t *testing.T, e analyze.Effect) misled {
 	dir := t.TempDir()
 	lib := filepath.Join(dir, "lib.so")
-	copyFile(t, filepath.Join(scene.Build(t), "lib.so"), lib)
+	scene.Copy(t, filepath.Join(scene.Build(t), "lib.so"), lib)
 	p := scene.StartSample(t, "from_file", "--lib", lib, "--wait")
 	m := misled{inferior: p.WaitReady(), lib: lib}
 	if err := os.Remove(lib); err != nil {
@@ -354,7 +338,7 @@ func misledByRoot(t *testing.T, e analyze.Effect) misled {
 	if err := os.MkdirAll(filepath.Join(root, outside), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	copyFile(t, filepath.Join(scene.Build(t), "lib.so"), filepath.Join(root, lib))
+	scene.Copy(t, filepath.Join(scene.Build(t), "lib.so"), filepath.Join(root, lib))
 	plant(t, outside, e)
 	p := scene.Start(t, scene.Command{Path: "chroot", Args: []string{root, "/from_file", "--lib", lib, "--wait"}})
 	return misled{inferior: p.WaitReady(), lib: lib}
@@ -364,12 +348,13 @@ func misledByRoot(t *testing.T, e analyze.Effect) misled {
 // that of an innocent one here. Both it and gdb are in a mount namespace of
 // their own, where its /proc is mounted below its root.
 func misledByPID(t *testing.T, e analyze.Effect) misled {
+	scene.Require(t, "unshare", "nsenter", "pid namespaces", "a choice of pids")
 	outside := t.TempDir()
 	plant(t, outside, e)
 	innocent := scene.Start(t, scene.Command{Path: filepath.Join(scene.Build(t), "paces"), Dir: outside})
 	lib := fmt.Sprintf("/proc/%d/cwd/lib.so", innocent.PID)
 	root := newRoot(t)
-	copyFile(t, filepath.Join(scene.Build(t), "lib.so"), filepath.Join(root, "lib.so"))
+	scene.Copy(t, filepath.Join(scene.Build(t), "lib.so"), filepath.Join(root, "lib.so"))
 	if err := os.Mkdir(filepath.Join(root, "proc"), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -397,7 +382,7 @@ func newRoot(t *testing.T) string {
 			return
 		}
 		if os.Link(from, to) != nil { // of another file system
-			copyFile(t, from, to)
+			scene.Copy(t, from, to)
 		}
 	}
 	f, err := elf.Open(program)
@@ -449,12 +434,14 @@ func descendant(t *testing.T, pid int, comm string) int {
 // own /proc, and waits until it is ready.
 func contained(t *testing.T, setUp string, program ...string) (inferior int) {
 	t.Helper()
+	scene.Require(t, "unshare", "pid namespaces")
 	return unshared(t, []string{"--mount", "--pid", "--fork"}, "mount -t proc proc /proc && "+setUp, program)
 }
 
 // mounted runs a program in a mount namespace of its own.
 func mounted(t *testing.T, setUp string, program ...string) (inferior int) {
 	t.Helper()
+	scene.Require(t, "unshare", "mount namespaces")
 	return unshared(t, []string{"--mount"}, setUp, program)
 }
 
@@ -474,6 +461,7 @@ func inside(pid int) []string {
 // Nothing is found where gdb gets the right file, though names, numbers or
 // devices look as if it did not.
 func TestCausesHealthy(t *testing.T) {
+	t.Parallel()
 	scene.Require(t, "gdb", "ptrace", "root")
 	lib, fromFile, fromMemory := filepath.Join(scene.Build(t), "lib.so"), filepath.Join(scene.Build(t), "from_file"), filepath.Join(scene.Build(t), "from_memory")
 	for _, tc := range []struct {
@@ -488,12 +476,12 @@ func TestCausesHealthy(t *testing.T) {
 			return misled{inferior: contained(t, ":", fromMemory, "--cure", "--wait")}
 		}},
 		{"the working directory", `Yes +\./lib\.so`, func(t *testing.T, dir string) misled {
-			copyFile(t, lib, dir+"/lib.so")
+			scene.Copy(t, lib, dir+"/lib.so")
 			p := scene.Start(t, scene.Command{Path: fromFile, Args: []string{"--lib", "./lib.so", "--wait"}, Dir: dir})
 			return misled{inferior: p.WaitReady(), gdb: scene.GDB{Dir: dir}}
 		}},
 		{"a hard link", `Yes +/.*/lib\.so`, func(t *testing.T, dir string) misled {
-			copyFile(t, lib, dir+"/lib.so")
+			scene.Copy(t, lib, dir+"/lib.so")
 			p := scene.StartSample(t, "from_file", "--lib", dir+"/lib.so", "--wait")
 			m := misled{inferior: p.WaitReady()}
 			if err := errors.Join(os.Rename(dir+"/lib.so", dir+"/old.so"), os.Link(dir+"/old.so", dir+"/lib.so")); err != nil {
@@ -502,14 +490,17 @@ func TestCausesHealthy(t *testing.T) {
 			return m
 		}},
 		{"gdb in namespaces of its own", "", func(t *testing.T, dir string) misled {
+			scene.Require(t, "unshare", "pid namespaces")
 			return misled{gdb: scene.GDB{Launcher: []string{"unshare", "--mount", "--pid", "--fork", "--mount-proc"},
 				Args: []string{"--args", fromFile}}, command: "start"}
 		}},
 		{"overlayfs", `Yes +/.*/merged/lib\.so`, func(t *testing.T, dir string) misled {
+			scene.Require(t, "overlayfs")
 			inferior := mounted(t, overlay(dir, lib), fromFile, "--lib", dir+"/merged/lib.so", "--wait")
 			return misled{inferior: inferior, gdb: scene.GDB{Launcher: inside(inferior)}}
 		}},
 		{"overlayfs, written to meanwhile", `Yes +/.*/merged/lib\.so`, func(t *testing.T, dir string) misled {
+			scene.Require(t, "overlayfs")
 			inferior := mounted(t, overlay(dir, lib), fromFile, "--lib", dir+"/merged/lib.so", "--wait")
 			if err := os.Chmod(fmt.Sprintf("/proc/%d/root%s/merged/lib.so", inferior, dir), 0o700); err != nil { // copied up
 				t.Fatal(err)
@@ -517,7 +508,8 @@ func TestCausesHealthy(t *testing.T) {
 			return misled{inferior: inferior, gdb: scene.GDB{Launcher: inside(inferior)}}
 		}},
 		{"btrfs", `Yes +/.*/mount/lib\.so`, func(t *testing.T, dir string) misled {
-			inferior := mounted(t, btrfs(t, dir, lib), fromFile, "--lib", dir+"/mount/lib.so", "--wait")
+			scene.Require(t, "btrfs")
+			inferior := mounted(t, btrfs(dir, lib), fromFile, "--lib", dir+"/mount/lib.so", "--wait")
 			return misled{inferior: inferior, gdb: scene.GDB{Launcher: inside(inferior)}}
 		}},
 	} {
@@ -544,26 +536,19 @@ func overlay(dir, lib string) string {
 
 // btrfs is a script that mounts a btrfs with the library in it: there too the
 // device numbers differ.
-func btrfs(t *testing.T, dir, lib string) string {
-	t.Helper()
-	fs, err := os.ReadFile("/proc/filesystems")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := exec.LookPath("mkfs.btrfs"); err != nil || !strings.Contains(string(fs), "\tbtrfs\n") {
-		t.Skipf("btrfs cannot be made here: %v", err)
-	}
+func btrfs(dir, lib string) string {
 	return fmt.Sprintf(`cd %s && mkdir mount && truncate -s 120M image && mkfs.btrfs -q image >/dev/null && mount -o loop image mount && cp %s mount`, dir, lib)
 }
 
 // What differs on such file systems is found as anywhere else.
 func TestCausesOverlay(t *testing.T) {
-	scene.Require(t, "gdb", "ptrace", "root")
+	t.Parallel()
+	scene.Require(t, "gdb", "ptrace", "root", "overlayfs")
 	dir := t.TempDir()
 	name := dir + "/merged/lib.so"
 	inferior := mounted(t, overlay(dir, filepath.Join(scene.Build(t), "lib.so")), filepath.Join(scene.Build(t), "from_file"), "--lib", name, "--wait")
 	merged := fmt.Sprintf("/proc/%d/root%s/merged/", inferior, dir)
-	copyFile(t, otherLibrary(t), merged+"new.so")
+	scene.Copy(t, otherLibrary(t), merged+"new.so")
 	if err := os.Rename(merged+"new.so", merged+"lib.so"); err != nil {
 		t.Fatal(err)
 	}
@@ -576,7 +561,8 @@ func TestCausesOverlay(t *testing.T) {
 // A debugger and its inferior in namespaces of their own have other numbers than
 // we know them by.
 func TestCausesContainedDebugger(t *testing.T) {
-	scene.Require(t, "gdb", "ptrace", "root")
+	t.Parallel()
+	scene.Require(t, "gdb", "ptrace", "root", "unshare", "pid namespaces")
 	m := misled{lib: "/proc/self/fd/4", command: "run", gdb: scene.GDB{
 		Launcher: []string{"unshare", "--mount", "--pid", "--fork", "--mount-proc"},
 		Args:     []string{"--args", filepath.Join(scene.Build(t), "from_memory")}}}
@@ -593,6 +579,7 @@ func TestCausesContainedDebugger(t *testing.T) {
 // In another mount namespace gdb opens names by a copy of itself that has
 // entered it. Where the pid namespace is another too, that copy has no self.
 func TestCausesContainedSelf(t *testing.T) {
+	t.Parallel()
 	scene.Require(t, "gdb", "ptrace", "root")
 	m := misled{lib: "/proc/self/fd/4", libraries: `No +/proc/self/fd/4`, inferior: contained(t, ":", filepath.Join(scene.Build(t), "from_memory"), "--wait")}
 	for _, d := range recordedRun(t, &m, analyze.Failed) {
@@ -605,6 +592,7 @@ func TestCausesContainedSelf(t *testing.T) {
 // A file that is no library is told by how it begins, which only who has seen it
 // read can know.
 func TestCausesNoLibrary(t *testing.T) {
+	t.Parallel()
 	scene.Require(t, "gdb", "ptrace", "root")
 	for name, content := range map[string]string{"text": "#!/bin/sh\necho a script\n", "empty": ""} {
 		for _, r := range runs {
@@ -628,6 +616,7 @@ func TestCausesNoLibrary(t *testing.T) {
 
 // What a trace has seen counts, though gdb and the inferior have gone.
 func TestCausesToTheEnd(t *testing.T) {
+	t.Parallel()
 	scene.Require(t, "gdb", "ptrace", "root")
 	for _, c := range causes {
 		t.Run(string(c.rule), func(t *testing.T) {
@@ -635,7 +624,7 @@ func TestCausesToTheEnd(t *testing.T) {
 			m := c.set(t, analyze.WrongFile)
 			file := filepath.Join(t.TempDir(), "trace.jsonl")
 			gdb := m.start(t)
-			r := startWhosefd(t, "trace", "-p", strconv.Itoa(gdb.PID), "-o", file)
+			r := startWhosefd(t, "trace", "--engine", "ptrace", "-p", strconv.Itoa(gdb.PID), "-o", file)
 			eventually(t, "the trace has begun", func() bool { return tracerThread(t, r, gdb.PID) != 0 })
 			m.attach(t, gdb, analyze.WrongFile)
 			gdb.Send("kill")
@@ -648,5 +637,74 @@ func TestCausesToTheEnd(t *testing.T) {
 			from := seen{"trace", d}
 			from.check(t, &m, c.rule, analyze.WrongFile)
 		})
+	}
+}
+
+// What a script of gdb's opens is not blamed on gdb, which has its symbols: by the backtrace.
+func TestScriptOpens(t *testing.T) {
+	t.Parallel()
+	scene.Require(t, "gdb", "ptrace", "root")
+	p := scene.StartSample(t, "from_memory", "--fd", "9", "--wait")
+	p.WaitReady()
+	folder := filepath.Join(t.TempDir(), "sysroot")
+	if out, stderr, code := whosefd(t, "preflight", strconv.Itoa(p.PID), "--sysroot", folder); code != exitFindings {
+		t.Fatalf("exit code %d: %s%s", code, out, stderr)
+	}
+	gdb := scene.StartGDB(t, scene.GDB{Args: []string{"-iex", "set sysroot " + folder, "-p", strconv.Itoa(p.PID)}})
+	gdb.Expect(scene.Prompt)
+	if shown := gdb.Command("python print(6 * 7)"); strings.Contains(shown, "not supported") {
+		t.Skip("this gdb has no Python")
+	}
+	gdb.Send("python open('/proc/self/fd/9','rb').read()")
+	gdb.WaitBlocked(scene.Patience)
+	record := filepath.Join(t.TempDir(), "gdb.jsonl")
+	_, stderr, _ := whosefd(t, "trace", "--for", "100ms", "-o", record, strconv.Itoa(gdb.PID))
+	for _, from := range []string{strconv.Itoa(gdb.PID), record} {
+		d, code := diagnosis(t, from)
+		if code != exitFindings || len(d.Findings) != 1 || d.Findings[0].Name != "/proc/self/fd/9" || !strings.HasPrefix(string(d.Summary), "a Python script in gdb (pid ") ||
+			!slices.ContainsFunc(d.Findings[0].Evidence, func(e analyze.Evidence) bool { return e.Kind == "script" }) {
+			t.Errorf("%s: %+v\n%s", from, d, stderr)
+		}
+	}
+}
+
+// Tools such as perf take what /proc/PID/maps shows of a file without a path for a path: it is an
+// inferior's name like any other.
+func TestTextOfAMapping(t *testing.T) { bothEngines(t, testTextOfAMapping) }
+
+func testTextOfAMapping(t *testing.T) {
+	t.Parallel()
+	scene.Require(t, "ptrace", "root")
+	const text = "/memfd:plugin (deleted)"
+	p := scene.StartSample(t, "from_memory", "--fd", "7", "--memfd-name", "plugin", "--wait")
+	pid := strconv.Itoa(p.WaitReady())
+	record := filepath.Join(t.TempDir(), "look.jsonl")
+	for _, tool := range []string{"stat", "cat"} {
+		whosefd(t, "trace", "--inferior", pid, "-o", record, "--", tool, text)
+		d, code := diagnosis(t, record)
+		if code != exitFindings || len(d.Findings) != 1 || d.Findings[0].Rule != "replaced-file" || d.Findings[0].Confidence != "certain" ||
+			d.Findings[0].Intended == nil || d.Findings[0].Intended.Reachable != event.Text("/proc/"+pid+"/fd/7") ||
+			!slices.ContainsFunc(d.Findings[0].Remedies, func(r analyze.Remedy) bool {
+				return strings.HasPrefix(string(r.Command), "whosefd guard --inferior "+pid+" -- "+tool)
+			}) {
+			t.Errorf("%s: exit code %d: %+v", tool, code, d)
+		}
+	}
+	library, err := os.ReadFile("/proc/" + pid + "/fd/7")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, stderr, code := whosefd(t, "guard", "--inferior", pid, "--", "cat", text); code != 0 || out != string(library) {
+		t.Errorf("guarded: exit code %d, %d bytes, %s", code, len(out), stderr)
+	}
+	if out, stderr, code := whosefd(t, "guard", "--inferior", pid, "--", "cat", "/memfd:other (deleted)"); code != 1 {
+		t.Errorf("another: exit code %d, %d bytes, %s", code, len(out), stderr)
+	}
+	folder := filepath.Join(t.TempDir(), "folder")
+	if _, stderr, code := whosefd(t, "preflight", pid, "--sysroot", folder); code != exitFindings {
+		t.Fatalf("exit code %d, %s", code, stderr)
+	}
+	if b, err := os.ReadFile(folder + text); err != nil || string(b) != string(library) {
+		t.Errorf("in the folder: %v", err)
 	}
 }

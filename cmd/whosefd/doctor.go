@@ -1,8 +1,6 @@
 package main
 
 import (
-	"fmt"
-
 	"github.com/spf13/cobra"
 
 	"whosefd/analyze/report"
@@ -31,30 +29,14 @@ something that is needed is missing.`,
 			return nil
 		},
 	}
-	formatFlag(cmd, &format, "text", "json")
+	formatFlag(cmd, &format, "text", "json", "jsonl", "table", "markdown", "csv")
 	return cmd
 }
 
 func (a *app) showChecks(checks []doctor.Check, format string) error {
-	if format == "json" {
-		return report.JSON(a.out, checks)
+	rows := make([]report.Check, len(checks))
+	for i, c := range checks {
+		rows[i] = report.Check(c)
 	}
-	for _, c := range checks {
-		state := "ok  "
-		switch {
-		case !c.OK && c.Needed:
-			state = "FAIL"
-		case !c.OK:
-			state = "less"
-		}
-		if _, err := fmt.Fprintf(a.out, "%s  %-15s %s\n", state, report.Clean(c.Name), report.Clean(c.Detail)); err != nil {
-			return err
-		}
-		if c.Remedy != "" {
-			if _, err := fmt.Fprintf(a.out, "      %-15s do: %s\n", "", report.Clean(c.Remedy)); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
+	return report.Checks(a.out, rows, report.Format(format), a.style(a.out))
 }

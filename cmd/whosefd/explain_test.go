@@ -65,6 +65,7 @@ func hungOn(t *testing.T, d *analyze.Diagnosis, gdb, inferior int, name string) 
 
 // Every way in which the sample makes a real gdb hang.
 func TestExplainHang(t *testing.T) {
+	t.Parallel()
 	for _, tc := range []struct {
 		name   string
 		args   []string
@@ -93,6 +94,7 @@ func TestExplainHang(t *testing.T) {
 		{name: "attached, thread-self by a thread", attach: true, args: []string{"--thread", "--name", "thread-self"}, lib: "/proc/thread-self/fd/4", kind: event.Memfd},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
 			scene.Require(t, "gdb", "ptrace", "root")
 			var gdb *scene.Session
 			if tc.attach {
@@ -167,6 +169,7 @@ func checkText(t *testing.T, pid int) {
 
 // The executor of a service loads what a client sent; gdb attaches to it.
 func TestExplainExecutor(t *testing.T) {
+	t.Parallel()
 	scene.Require(t, "gdb", "ptrace", "root")
 	service := scene.RFaaS(t, "--wait")
 	gdb := scene.StartGDB(t, scene.GDB{Args: []string{"-p", strconv.Itoa(service.Executor)}})
@@ -177,6 +180,7 @@ func TestExplainExecutor(t *testing.T) {
 
 // What a healthy gdb does is no finding, and it does not notice the look.
 func TestExplainHealthy(t *testing.T) {
+	t.Parallel()
 	scene.Require(t, "gdb", "ptrace")
 	healthy := func(t *testing.T, gdb *scene.Session) *analyze.Diagnosis {
 		t.Helper()
@@ -227,6 +231,7 @@ func TestExplainHealthy(t *testing.T) {
 
 // The evidence explains the same elsewhere.
 func TestExplainFile(t *testing.T) {
+	t.Parallel()
 	scene.Require(t, "gdb", "ptrace", "root")
 	gdb := scene.Hang(t)
 	file := filepath.Join(t.TempDir(), "evidence.jsonl")
@@ -267,6 +272,7 @@ func TestExplainFile(t *testing.T) {
 
 // The whole of a hang, followed from the start.
 func TestTraceHang(t *testing.T) {
+	t.Parallel()
 	scene.Require(t, "gdb", "ptrace", "root")
 	file := filepath.Join(t.TempDir(), "trace.jsonl")
 	gdb := scene.StartGDB(t, scene.GDB{
@@ -303,6 +309,7 @@ func TestTraceHang(t *testing.T) {
 }
 
 func TestPS(t *testing.T) {
+	t.Parallel()
 	scene.Require(t, "gdb", "ptrace", "root")
 	gdb := scene.Hang(t)
 	out, _, code := whosefd(t, "ps", "--format", "json")
@@ -318,6 +325,7 @@ func TestPS(t *testing.T) {
 
 // An ordinary user is told why not, and what to do.
 func TestExplainNotPermitted(t *testing.T) {
+	t.Parallel()
 	scene.Require(t, "gdb", "ptrace", "root")
 	gdb := scene.Hang(t)
 	for _, cmd := range []string{"explain", "trace", "repair", "guard"} {

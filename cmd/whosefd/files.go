@@ -3,17 +3,20 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"compress/bzip2"
 	"errors"
 	"fmt"
-	"github.com/klauspost/compress/gzip"
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 	"github.com/schollz/progressbar/v3"
+	"github.com/ulikunitz/xz"
 
 	"whosefd/analyze/report"
 	"whosefd/tracer/event"
@@ -34,7 +37,7 @@ func (in *input) close() {
 }
 
 // openInput opens a file to be read; "-" is standard input. What is compressed
-// with gzip (RFC 1952) or zstd (RFC 8878) is unpacked, whatever its name says.
+// with gzip (RFC 1952), zstd (RFC 8878), xz or bzip2 is unpacked, whatever its name says.
 // If it takes long, its progress is shown on a terminal.
 func (a *app) openInput(name string) (*input, error) {
 	in := &input{Reader: a.in}
@@ -63,28 +66,68 @@ func (a *app) openInput(name string) (*input, error) {
 	return in, nil
 }
 
+// compression is a way in which files are compressed.
+type compression struct {
+	name, magic string
+	command     string // that unpacks the first file into the second
+}
+
+// compressions are known by how a file begins.
+var compressions = []compression{
+	{"gzip", "\x1f\x8b", "gzip -dc %s >%s"},
+	{"bzip2", "BZh", "bzip2 -dc %s >%s"},
+	{"xz", "\xfd7zXZ\x00", "xz -dc %s >%s"},
+	{"zstd", "\x28\xb5\x2f\xfd", "zstd -d %s -o %s"},
+	{"lz4", "\x04\x22\x4d\x18", "lz4 -d %s %s"},
+}
+
+// compressionOf tells it by the first bytes of a file; nil for none.
+func compressionOf(beginning []byte) *compression {
+	for i := range compressions {
+		digit := len(beginning) > 3 && '1' <= beginning[3] && beginning[3] <= '9' // the block's size
+		if bytes.HasPrefix(beginning, []byte(compressions[i].magic)) && (compressions[i].name != "bzip2" || digit) {
+			return &compressions[i]
+		}
+	}
+	return nil
+}
+
 // unpack looks at the first bytes for the magic number of a compression.
 func (in *input) unpack() error {
 	br := bufio.NewReader(in.Reader)
 	in.Reader = br
-	magic, err := br.Peek(4)
+	magic, err := br.Peek(6)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
-	switch {
-	case bytes.HasPrefix(magic, []byte{0x1f, 0x8b}):
+	packed := compressionOf(magic)
+	if packed == nil {
+		return nil
+	}
+	switch packed.name {
+	case "gzip":
 		z, err := gzip.NewReader(br)
 		if err != nil {
 			return fmt.Errorf("unpack gzip: %w", err)
 		}
 		in.Reader = z
-	case bytes.Equal(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}):
+	case "bzip2":
+		in.Reader = bzip2.NewReader(br)
+	case "xz":
+		z, err := xz.NewReader(br)
+		if err != nil {
+			return fmt.Errorf("unpack xz: %w", err)
+		}
+		in.Reader = z
+	case "zstd":
 		z, err := zstd.NewReader(br, zstd.WithDecoderMaxMemory(maxWindow), zstd.WithDecoderMaxWindow(maxWindow))
 		if err != nil {
 			return err
 		}
 		in.Reader = z
 		in.closers = append(in.closers, z.Close)
+	default:
+		return fmt.Errorf("it is compressed by %s; unpack it first: "+packed.command, packed.name, "FILE", "UNPACKED")
 	}
 	return nil
 }
@@ -177,9 +220,17 @@ func (o *outputFile) discard() error {
 	return err
 }
 
+// isStdout says that a name after -o means standard output.
+func isStdout(name string) bool {
+	return slices.Contains([]string{"-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"}, name)
+}
+
 // checkOutput says whether replaceOutput could write a file, as far as that can be
 // seen without doing it.
 func checkOutput(name string) error {
+	if isStdout(name) {
+		return nil
+	}
 	switch st, err := os.Lstat(name); {
 	case err == nil && st.Mode()&os.ModeSymlink != 0:
 		return fmt.Errorf("%s: is a symbolic link", name)
@@ -231,9 +282,12 @@ type recorder struct {
 
 // newRecorder creates the file; a nil recorder, for no name, takes events and
 // keeps nothing.
-func newRecorder(name string) (*recorder, error) {
+func (a *app) newRecorder(name string) (*recorder, error) {
 	if name == "" {
 		return nil, nil
+	}
+	if isStdout(name) {
+		return packing(name, a.out)
 	}
 	f, err := createOutput(name)
 	if err != nil {
@@ -254,6 +308,8 @@ func packing(name string, w io.Writer) (*recorder, error) {
 	case strings.HasSuffix(name, ".gz"):
 		z := gzip.NewWriter(w)
 		r.pack, w = z, z
+	case strings.HasSuffix(name, ".xz"), strings.HasSuffix(name, ".bz2"):
+		return nil, fmt.Errorf("%s: recordings are compressed as .gz or .zst", name)
 	case strings.HasSuffix(name, ".zst"):
 		z, err := zstd.NewWriter(w, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1))
 		if err != nil {
@@ -282,7 +338,7 @@ func (r *recorder) end(keep bool) error {
 	if r == nil {
 		return nil
 	}
-	if !keep {
+	if !keep && r.file != nil {
 		return r.file.discard()
 	}
 	return r.close()
@@ -303,7 +359,7 @@ func (r *recorder) close() error {
 }
 
 // record writes events to a file, all of them or none.
-func record(name string, events []event.Event) error {
+func (a *app) record(name string, events []event.Event) error {
 	var buf bytes.Buffer
 	r, err := packing(name, &buf)
 	if err != nil {
@@ -315,6 +371,10 @@ func record(name string, events []event.Event) error {
 		}
 	}
 	if err := r.close(); err != nil {
+		return err
+	}
+	if isStdout(name) {
+		_, err := a.out.Write(buf.Bytes())
 		return err
 	}
 	return replaceOutput(name, buf.Bytes())

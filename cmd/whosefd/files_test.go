@@ -14,12 +14,13 @@ import (
 // A recording reads the same whether it is compressed or not, and one that was
 // cut off counts as far as it goes.
 func TestCompressedRecordings(t *testing.T) {
+	t.Parallel()
 	const calls = 200_000
 	magic := map[string]string{"plain.jsonl": `{"type"`, "a.jsonl.gz": "\x1f\x8b", "a.jsonl.zst": "\x28\xb5\x2f\xfd"}
 	for name, begin := range magic {
 		t.Run(name, func(t *testing.T) {
 			file := filepath.Join(t.TempDir(), name)
-			rec, err := newRecorder(file)
+			rec, err := (&app{}).newRecorder(file)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -78,6 +79,7 @@ func readBack(t *testing.T, file string) (n int, warned string, err error) {
 
 // Progress is shown on a terminal only, and leaves nothing behind.
 func TestProgress(t *testing.T) {
+	t.Parallel()
 	var to bytes.Buffer
 	p := &progress{Reader: strings.NewReader(strings.Repeat("x", 1000)), to: &to, name: "log\x1b[31m", size: 1000}
 	if _, err := p.Read(make([]byte, 430)); err != nil {

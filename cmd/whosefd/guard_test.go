@@ -21,14 +21,35 @@ import (
 // guarded starts gdb under guard, with flags of guard's.
 func guarded(t *testing.T, g scene.GDB, flags ...string) *scene.Session {
 	t.Helper()
-	g.Launcher = slices.Concat(g.Launcher, []string{binary(t), "guard"}, flags, []string{"--"})
+	g.Launcher = slices.Concat(g.Launcher, command(t, append([]string{"guard"}, flags...)...), []string{"--"})
 	return scene.StartGDB(t, g)
 }
 
 // guardedRun is scene.Debug under guard.
 func guardedRun(t *testing.T, flags []string, sample string, args ...string) *scene.Session {
 	t.Helper()
-	gdb := guarded(t, scene.GDB{Args: append([]string{"--args", filepath.Join(scene.Build(t), sample)}, args...)}, flags...)
+	return cure{start: func(t *testing.T, g scene.GDB) *scene.Session { return guarded(t, g, flags...) }}.run(t, sample, args...)
+}
+
+// cure is a way to start a gdb that the bug does not bite. Its methods are the
+// tests that all of them must pass.
+type cure struct {
+	needs []string // as scene.Require has it
+	start func(*testing.T, scene.GDB) *scene.Session
+	// shown is a regular expression for what gdb then shows for a library's name.
+	shown func(name string) string
+}
+
+var guard = cure{
+	needs: []string{"gdb", "ptrace", "root"},
+	start: func(t *testing.T, g scene.GDB) *scene.Session { t.Helper(); return guarded(t, g) },
+	shown: regexp.QuoteMeta,
+}
+
+// run is scene.Debug with the cure.
+func (c cure) run(t *testing.T, sample string, args ...string) *scene.Session {
+	t.Helper()
+	gdb := c.start(t, scene.GDB{Args: append([]string{"--args", filepath.Join(scene.Build(t), sample)}, args...)})
 	gdb.Expect(scene.Prompt)
 	gdb.Command("break foo")
 	gdb.Send("run")
@@ -54,27 +75,32 @@ func waysToFail() []way {
 	return ws
 }
 
-func TestGuard(t *testing.T) {
+func TestGuard(t *testing.T) { bothEngines(t, guard.ways) }
+
+// ways goes through each of them.
+func (c cure) ways(t *testing.T) {
+	t.Parallel()
 	for _, w := range waysToFail() {
 		t.Run(w.name, func(t *testing.T) {
+			t.Parallel()
 			if w.long && testing.Short() {
 				t.Skip("a long test")
 			}
-			scene.Require(t, "gdb", "ptrace", "root")
+			scene.Require(t, c.needs...)
 			var gdb *scene.Session
 			if w.attach {
 				p := scene.StartSample(t, "from_memory", append(slices.Clone(w.args), "--wait")...)
 				p.WaitReady()
-				gdb = guarded(t, scene.GDB{Args: []string{"-p", strconv.Itoa(p.PID)}})
+				gdb = c.start(t, scene.GDB{Args: []string{"-p", strconv.Itoa(p.PID)}})
 				gdb.Expect(scene.Prompt)
 				gdb.Command("break foo")
 				gdb.Command("set var whosefd_wait = 0")
 				gdb.Send("continue")
 			} else {
-				gdb = guardedRun(t, nil, "from_memory", w.args...)
+				gdb = c.run(t, "from_memory", w.args...)
 			}
 			gdb.Expect(stopAtFoo)
-			goesOn(t, gdb, w.lib, w.copies)
+			goesOn(t, gdb, c.shown(w.lib), w.copies)
 			gdb.Send("quit 7")
 			if code := gdb.Wait(); code != 7 {
 				t.Errorf("the exit code is %d", code)
@@ -85,21 +111,27 @@ func TestGuard(t *testing.T) {
 
 // The library's name is relative to the directory that the program has changed
 // to, and gdb is in another one.
-func TestGuardRelative(t *testing.T) {
-	scene.Require(t, "gdb", "ptrace", "root")
+func TestGuardRelative(t *testing.T) { bothEngines(t, guard.relative) }
+
+func (c cure) relative(t *testing.T) {
+	t.Parallel()
+	scene.Require(t, c.needs...)
 	program := filepath.Join(scene.Build(t), "from_file")
 	decoy := t.TempDir()
 	for _, dir := range []string{"/", decoy} {
 		if err := os.WriteFile(filepath.Join(decoy, "lib.so"), []byte("not a library\n"), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		gdb := guarded(t, scene.GDB{Args: []string{"--args", program, "--relative"}, Dir: dir})
+		gdb := c.start(t, scene.GDB{Args: []string{"--args", program, "--relative"}, Dir: dir})
 		gdb.Expect(scene.Prompt)
 		gdb.Command("break foo")
 		gdb.Send("run")
 		gdb.Expect(stopAtFoo)
 		if shown := gdb.Command("info sharedlibrary"); !regexp.MustCompile(`Yes +[^\r\n]*lib\.so\r`).MatchString(shown) {
 			t.Errorf("in %s: info sharedlibrary:\n%s", dir, shown)
+		}
+		if shown := gdb.Command("pwd"); !strings.Contains(shown, "Working directory "+dir+".") {
+			t.Errorf("in %s: pwd shows %s", dir, shown)
 		}
 		gdb.Send("continue")
 		gdb.Expect("exited normally")
@@ -109,25 +141,16 @@ func TestGuardRelative(t *testing.T) {
 
 // A file that was replaced on disk is what its absolute name means, for
 // everybody: gdb is left to say that it does not match.
-func TestGuardReplaced(t *testing.T) {
+func TestGuardReplaced(t *testing.T) { bothEngines(t, testGuardReplaced) }
+
+func testGuardReplaced(t *testing.T) {
+	t.Parallel()
 	scene.Require(t, "gdb", "ptrace", "root")
-	bin := scene.Build(t)
-	lib, err := os.ReadFile(filepath.Join(bin, "lib.so"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	path := filepath.Join(t.TempDir(), "lib.so")
-	if err := os.WriteFile(path, lib, 0o700); err != nil {
-		t.Fatal(err)
-	}
+	lib, path := filepath.Join(scene.Build(t), "lib.so"), filepath.Join(t.TempDir(), "lib.so")
+	scene.Copy(t, lib, path)
 	p := scene.StartSample(t, "from_file", "--lib", path, "--wait")
 	p.WaitReady()
-	if err := os.Remove(path); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(path, lib, 0o700); err != nil {
-		t.Fatal(err)
-	}
+	scene.Copy(t, lib, path) // install(1) removes what is there, and makes another file
 	record := filepath.Join(t.TempDir(), "record.jsonl")
 	gdb := guarded(t, scene.GDB{Args: []string{"-p", strconv.Itoa(p.PID)}}, "-o", record)
 	gdb.Expect(scene.Prompt)
@@ -162,7 +185,10 @@ func rewrites(t *testing.T, file string) []*event.Syscall {
 }
 
 // What is led elsewhere is recorded and, if asked for, shown; nothing else is.
-func TestGuardRecord(t *testing.T) {
+func TestGuardRecord(t *testing.T) { bothEngines(t, testGuardRecord) }
+
+func testGuardRecord(t *testing.T) {
+	t.Parallel()
 	scene.Require(t, "gdb", "ptrace", "root")
 	file := filepath.Join(t.TempDir(), "guard.jsonl")
 	gdb := guardedRun(t, []string{"-o", file, "--verbose"}, "from_memory")
@@ -199,11 +225,15 @@ func TestGuardRecord(t *testing.T) {
 	}
 }
 
-var numbers = regexp.MustCompile(`0x[0-9a-f]+|\d+`)
+// numbers are what differs from run to run, with the blanks by which columns make up for their length.
+var numbers = regexp.MustCompile(`(0x[0-9a-f]+|\d+) *`)
 
 // gdb's terminal under guard shows what it shows without.
-func TestGuardTranscript(t *testing.T) {
-	scene.Require(t, "gdb", "ptrace", "root")
+func TestGuardTranscript(t *testing.T) { bothEngines(t, guard.transcript) }
+
+func (c cure) transcript(t *testing.T) {
+	t.Parallel()
+	scene.Require(t, c.needs...)
 	program := filepath.Join(scene.Build(t), "from_memory")
 	session := func(gdb *scene.Session) string {
 		gdb.Expect(scene.Prompt)
@@ -218,26 +248,30 @@ func TestGuardTranscript(t *testing.T) {
 		if code := gdb.Wait(); code != 3 {
 			t.Errorf("exit code %d", code)
 		}
-		return numbers.ReplaceAllString(gdb.Output(), "N")
+		return numbers.ReplaceAllString(gdb.Output(), "N ")
 	}
 	g := scene.GDB{Args: []string{"--args", program, "--cure"}}
-	plain, under := session(scene.StartGDB(t, g)), session(guarded(t, g))
+	plain, under := session(scene.StartGDB(t, g)), session(c.start(t, g))
 	if plain != under {
-		t.Errorf("gdb shows\n%s\nunder guard\n%s", plain, under)
+		t.Errorf("gdb shows\n%s\nand so\n%s", plain, under)
 	}
 	// With the bug, only the name differs.
-	hit := session(guarded(t, scene.GDB{Args: []string{"--args", program}}))
+	hit := session(c.start(t, scene.GDB{Args: []string{"--args", program}}))
 	if strings.ReplaceAll(hit, " \r\n", "\r\n") != strings.ReplaceAll(strings.ReplaceAll(plain, " --cure", ""), " \r\n", "\r\n") {
-		t.Errorf("gdb shows\n%s\nunder guard, with the bug\n%s", plain, hit)
+		t.Errorf("gdb shows\n%s\nand so, with the bug\n%s", plain, hit)
 	}
 }
 
 // One gdb, one session: run again, two inferiors with one name for two files,
 // attach and detach, a fork and an exec followed.
-func TestGuardInferiors(t *testing.T) {
-	scene.Require(t, "gdb", "ptrace", "root")
+func TestGuardInferiors(t *testing.T) { bothEngines(t, guard.inferiors) }
+
+func (c cure) inferiors(t *testing.T) {
+	t.Parallel()
+	scene.Require(t, c.needs...)
 	program := filepath.Join(scene.Build(t), "from_memory")
-	gdb := guardedRun(t, nil, "from_memory")
+	gdb := c.run(t, "from_memory")
+	hasLibrary := regexp.MustCompile(`Yes +` + c.shown("/proc/self/fd/4") + `\r`)
 	gdb.Expect(stopAtFoo)
 	t.Run("run again", func(t *testing.T) {
 		gdb.Send("run")
@@ -252,7 +286,7 @@ func TestGuardInferiors(t *testing.T) {
 			if shown := gdb.Command("inferior " + n); !strings.Contains(shown, "foo (x=21)") {
 				t.Errorf("inferior %s shows\n%s", n, shown)
 			}
-			if shown := gdb.Command("info sharedlibrary"); !regexp.MustCompile(`Yes +/proc/self/fd/4`).MatchString(shown) {
+			if shown := gdb.Command("info sharedlibrary"); !hasLibrary.MatchString(shown) {
 				t.Errorf("inferior %s has\n%s", n, shown)
 			}
 		}
@@ -268,14 +302,18 @@ func TestGuardInferiors(t *testing.T) {
 	t.Run("attach and detach", func(t *testing.T) {
 		p := scene.StartSample(t, "from_memory", "--wait")
 		p.WaitReady()
+		// gdb may be at its prompt before it has attached: that is no sign.
+		attach := func() {
+			gdb.Send(fmt.Sprintf("attach %d", p.PID))
+			gdb.Send("info sharedlibrary")
+			gdb.Expect(hasLibrary.String())
+			gdb.Expect(scene.Prompt)
+		}
 		for range 2 {
-			gdb.Command(fmt.Sprintf("attach %d", p.PID))
-			if shown := gdb.Command("info sharedlibrary"); !regexp.MustCompile(`Yes +/proc/self/fd/4`).MatchString(shown) {
-				t.Errorf("info sharedlibrary:\n%s", shown)
-			}
+			attach()
 			gdb.Command("detach")
 		}
-		gdb.Command(fmt.Sprintf("attach %d", p.PID))
+		attach()
 		gdb.Command("set var whosefd_wait = 0")
 		gdb.Send("continue")
 		gdb.Expect(stopAtFoo)
@@ -302,7 +340,10 @@ func TestGuardInferiors(t *testing.T) {
 }
 
 // Ctrl-C reaches the inferior, and guard does not end by it.
-func TestGuardInterrupt(t *testing.T) {
+func TestGuardInterrupt(t *testing.T) { bothEngines(t, testGuardInterrupt) }
+
+func testGuardInterrupt(t *testing.T) {
+	t.Parallel()
 	scene.Require(t, "gdb", "ptrace", "root")
 	gdb := guardedRun(t, nil, "from_memory", "--wait")
 	gdb.Expect(`ready \d+`)
@@ -322,10 +363,13 @@ func TestGuardInterrupt(t *testing.T) {
 }
 
 // Ctrl-Z gives the terminal back to the shell, and fg to gdb.
-func TestGuardJobControl(t *testing.T) {
+func TestGuardJobControl(t *testing.T) { bothEngines(t, testGuardJobControl) }
+
+func testGuardJobControl(t *testing.T) {
+	t.Parallel()
 	scene.Require(t, "gdb", "ptrace", "root", "bash")
 	gdb := scene.StartGDB(t, scene.GDB{
-		Launcher: []string{"bash", "--norc", "--noprofile", "-i", "-c", binary(t) + ` guard -- "$@"; for n in 1 2; do echo "the shell has $?"; sleep 1; fg; done; echo "ended $?"`, "bash"},
+		Launcher: []string{"bash", "--norc", "--noprofile", "-i", "-c", strings.Join(command(t, "guard"), " ") + ` -- "$@"; for n in 1 2; do echo "the shell has $?"; sleep 1; fg; done; echo "ended $?"`, "bash"},
 		Args:     []string{filepath.Join(scene.Build(t), "from_memory")},
 	})
 	gdb.Expect(scene.Prompt)
@@ -337,7 +381,7 @@ func TestGuardJobControl(t *testing.T) {
 		if state := statusLine(t, gdb.PID, "State"); !strings.HasPrefix(state, "t") && !strings.HasPrefix(state, "T") {
 			t.Errorf("gdb is in state %s", state)
 		}
-		gdb.Expect(`guard -- `)
+		gdb.Expect(`guard (--engine \w+ )?-- `)
 		gdb.Send("print 6 * 7")
 		gdb.Expect(`\$\d+ = 42`)
 		gdb.Expect(scene.Prompt)
@@ -353,7 +397,10 @@ func TestGuardJobControl(t *testing.T) {
 var behind = []string{"sh", "-c", `"$@"; echo "the shell has $?"; while :; do sleep 1; done`, "sh"}
 
 // However guard is ended, gdb runs on and answers.
-func TestGuardEnds(t *testing.T) {
+func TestGuardEnds(t *testing.T) { bothEngines(t, testGuardEnds) }
+
+func testGuardEnds(t *testing.T) {
+	t.Parallel()
 	scene.Require(t, "gdb", "ptrace", "root")
 	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
 		t.Run("launched, "+sig.String(), func(t *testing.T) {
@@ -393,7 +440,7 @@ func TestGuardEnds(t *testing.T) {
 					still = 0
 				}
 				still++
-				return still == 40 // 0.2 s: it has nothing more to do
+				return still == 200 // 1 s: it has nothing more to do
 			})
 			r := startWhosefd(t, "guard", "-p", strconv.Itoa(gdb.PID))
 			eventually(t, "it guards", func() bool { return strings.Contains(r.stderr.String(), "until it ends or Ctrl-C") })
@@ -423,7 +470,10 @@ func TestGuardEnds(t *testing.T) {
 
 // gdb joined at its prompt is guarded from then on. Its own descriptors stay its
 // own, also where a number is the one of the library's name.
-func TestGuardJoined(t *testing.T) {
+func TestGuardJoined(t *testing.T) { bothEngines(t, testGuardJoined) }
+
+func testGuardJoined(t *testing.T) {
+	t.Parallel()
 	scene.Require(t, "gdb", "ptrace", "root")
 	gdb := scene.StartGDB(t, scene.GDB{Args: []string{filepath.Join(scene.Build(t), "from_memory")}})
 	gdb.Expect(scene.Prompt)
@@ -451,8 +501,11 @@ func TestGuardJoined(t *testing.T) {
 
 // The inferior has a file system of its own, in which the library's name means
 // another file. gdb knows about that itself; guard must not come between.
-func TestGuardNamespace(t *testing.T) {
-	scene.Require(t, "gdb", "ptrace", "root", "unshare")
+func TestGuardNamespace(t *testing.T) { bothEngines(t, testGuardNamespace) }
+
+func testGuardNamespace(t *testing.T) {
+	t.Parallel()
+	scene.Require(t, "gdb", "ptrace", "root", "unshare", "mount namespaces")
 	if testing.Short() {
 		t.Skip("a long test")
 	}
@@ -485,7 +538,10 @@ func TestGuardNamespace(t *testing.T) {
 }
 
 // A hung gdb is repaired and then guarded.
-func TestGuardHung(t *testing.T) {
+func TestGuardHung(t *testing.T) { bothEngines(t, testGuardHung) }
+
+func testGuardHung(t *testing.T) {
+	t.Parallel()
 	scene.Require(t, "gdb", "ptrace", "root")
 	gdb := scene.Hang(t, "--copies", "3")
 	r := startWhosefd(t, "guard", "-v", "-p", strconv.Itoa(gdb.PID))
@@ -502,13 +558,16 @@ func TestGuardHung(t *testing.T) {
 }
 
 // gdbserver opens the names in its own process; gdb asks it to.
-func TestGuardServer(t *testing.T) {
+func TestGuardServer(t *testing.T) { bothEngines(t, testGuardServer) }
+
+func testGuardServer(t *testing.T) {
+	t.Parallel()
 	scene.Require(t, "gdb", "gdbserver", "ptrace", "root")
 	program := filepath.Join(scene.Build(t), "from_memory")
 	gdb := scene.StartGDB(t, scene.GDB{Args: []string{program}})
 	gdb.Expect(scene.Prompt)
 	gdb.Command("break foo")
-	gdb.Command("target remote | exec " + binary(t) + " guard -- gdbserver --once - " + program)
+	gdb.Command("target remote | exec " + strings.Join(command(t, "guard"), " ") + " -- gdbserver --once - " + program)
 	gdb.Send("continue")
 	gdb.Expect(stopAtFoo)
 	if shown := gdb.Command("info sharedlibrary"); !regexp.MustCompile(`Yes +[^\r\n]*/proc/self/fd/4\r`).MatchString(shown) {
@@ -522,6 +581,7 @@ func TestGuardServer(t *testing.T) {
 // Killed at any moment of gdb's start, guard leaves a gdb that is alive, though
 // it may hang as it would have without; repair then gives it back.
 func TestGuardKilled(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("a long test")
 	}
@@ -549,7 +609,9 @@ func TestGuardKilled(t *testing.T) {
 			if time.Now().After(deadline) {
 				t.Fatalf("round %d:\n%s", round, gdb.Output())
 			}
-			if out, stderr, code := whosefd(t, "repair", "--detach", strconv.Itoa(gdb.PID)); code != exitNothing {
+			// It may also be in the middle of a read of its own, which soon ends.
+			out, stderr, code := whosefd(t, "repair", "--detach", strconv.Itoa(gdb.PID))
+			if code != exitNothing && !strings.Contains(stderr, "no name of an inferior explains the read") {
 				t.Fatalf("round %d: repair: exit code %d: %s%s", round, code, out, stderr)
 			}
 		}

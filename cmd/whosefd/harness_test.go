@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -17,6 +18,7 @@ import (
 
 	"whosefd/analyze"
 	"whosefd/samples/scene"
+	"whosefd/tracer/ebpf"
 )
 
 // built is the program under test, built once.
@@ -59,6 +61,41 @@ func binary(t *testing.T) string {
 	return filepath.Join(built.dir, "whosefd")
 }
 
+// bothEngines runs a test with each engine by which calls are seen.
+func bothEngines(t *testing.T, test func(*testing.T)) {
+	t.Run("ptrace", test)
+	t.Run("ebpf", func(t *testing.T) {
+		requireEBPF(t)
+		test(t)
+	})
+}
+
+func requireEBPF(t *testing.T) {
+	t.Helper()
+	if err := ebpf.Probe(); err != nil {
+		scene.Skip(t, "eBPF", err)
+	}
+}
+
+// engine gives the flag for a test that [bothEngines] runs.
+func engine(t *testing.T) []string {
+	for _, name := range strings.Split(t.Name(), "/")[1:] {
+		if name == "ptrace" || name == "ebpf" {
+			return []string{"--engine", name}
+		}
+	}
+	return nil
+}
+
+// command is how the tool is run, with the test's engine.
+func command(t *testing.T, args ...string) []string {
+	t.Helper()
+	if len(args) > 0 && (args[0] == "trace" || args[0] == "guard" || args[0] == "watch") {
+		args = slices.Insert(slices.Clone(args), 1, engine(t)...)
+	}
+	return append([]string{binary(t)}, args...)
+}
+
 // running is a whosefd that goes on while the test does.
 type running struct {
 	*exec.Cmd
@@ -70,7 +107,8 @@ type running struct {
 // runs.
 func startWhosefd(t *testing.T, args ...string) *running {
 	t.Helper()
-	r := &running{Cmd: exec.Command(binary(t), args...), done: make(chan struct{})}
+	args = command(t, args...)
+	r := &running{Cmd: exec.Command(args[0], args[1:]...), done: make(chan struct{})}
 	r.Stdout, r.Stderr = &r.stdout, &r.stderr
 	r.WaitDelay = time.Second // what it launched may hold the pipes open
 	if err := r.Start(); err != nil {
@@ -117,11 +155,7 @@ func diagnosis(t *testing.T, args ...string) (*analyze.Diagnosis, int) {
 // eventually fails the test if ok does not come about.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not in 20 s: %s", what)
-		}
-	}
+	scene.Eventually(t, what, ok)
 }
 
 // procFile reads a file of /proc/PID.

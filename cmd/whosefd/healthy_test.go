@@ -3,7 +3,6 @@ package main
 import (
 	"encoding/json"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -18,25 +17,12 @@ import (
 // source is a program to be built for a test.
 func source(t *testing.T, name, text string, compiler ...string) string {
 	t.Helper()
-	scene.Require(t, compiler[0])
-	dir := t.TempDir()
-	file := filepath.Join(dir, name)
-	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	out := filepath.Join(dir, strings.TrimSuffix(name, filepath.Ext(name)))
-	argv := append(compiler, "-o", out, file)
-	cmd := exec.Command(argv[0], argv[1:]...)
-	cmd.Dir = dir
-	if b, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %v\n%s", argv, err, b)
-	}
-	return out
+	return scene.Compile(t, t.TempDir(), name, text, compiler...)
 }
 
+// threaded prints nothing: it would come in the middle of what gdb says of the threads' ends.
 const threaded = `
 #include <chrono>
-#include <iostream>
 #include <thread>
 #include <vector>
 void work(int n) { std::this_thread::sleep_for(std::chrono::milliseconds(n)); }
@@ -44,7 +30,6 @@ int main() {
 	std::vector<std::thread> all;
 	for (int i = 0; i < 8; i++) all.emplace_back(work, 20 * i);
 	for (auto &t : all) t.join();
-	std::cout << "done" << std::endl;
 }
 `
 
@@ -84,23 +69,23 @@ func main() {
 }
 `
 
-// A session in which all is as it should be: nothing is flagged, neither in the
-// debugger as it stands, nor in a recording of all that it did.
-func TestHealthySessions(t *testing.T) {
-	scene.Require(t, "gdb", "ptrace", "gcc", "g++", "objcopy")
+// session is one in which all is as it should be.
+type session struct {
+	dir   string
+	args  []string
+	do    []string // commands, until the debugger is looked at
+	runs  bool     // the last of them does not end
+	then  []string
+	above []string // what starts all
+	wrap  []string // between whosefd and gdb
+}
+
+// healthySessions are all that we know of.
+func healthySessions(t *testing.T) map[string]func(*testing.T) session {
 	bin := scene.Build(t)
 	lib := filepath.Join(bin, "lib.so")
-	type session struct {
-		dir   string
-		args  []string
-		do    []string // commands, until the debugger is looked at
-		runs  bool     // the last of them does not end
-		then  []string
-		above []string // what starts all
-		wrap  []string // between whosefd and gdb
-	}
 	contained := []string{"unshare", "--mount", "--pid", "--fork", "--mount-proc"}
-	for name, prepare := range map[string]func(t *testing.T) session{
+	return map[string]func(*testing.T) session{
 		"threaded C++": func(t *testing.T) session {
 			return session{args: []string{source(t, "threads.cc", threaded, "g++", "-g", "-pthread")},
 				do: []string{"break work", "run", "info threads"}, then: []string{"delete", "continue"}}
@@ -131,12 +116,9 @@ func TestHealthySessions(t *testing.T) {
 		},
 		"separate debug file": func(t *testing.T) session {
 			program := source(t, "loads.c", loads, "gcc", "-g")
-			for _, argv := range [][]string{{"objcopy", "--only-keep-debug", program, program + ".debug"}, {"strip", "-g", program},
-				{"objcopy", "--add-gnu-debuglink=" + program + ".debug", program}} {
-				if b, err := exec.Command(argv[0], argv[1:]...).CombinedOutput(); err != nil {
-					t.Fatalf("%v: %v\n%s", argv, err, b)
-				}
-			}
+			scene.Run(t, "objcopy", "--only-keep-debug", program, program+".debug")
+			scene.Run(t, "strip", "-g", program)
+			scene.Run(t, "objcopy", "--add-gnu-debuglink="+program+".debug", program)
 			return session{args: []string{"--args", program, lib}, do: []string{"break reached", "run"}, then: []string{"continue"}}
 		},
 		"libraries by many names": func(t *testing.T) session {
@@ -145,7 +127,7 @@ func TestHealthySessions(t *testing.T) {
 			if err := os.Symlink(lib, link); err != nil {
 				t.Fatal(err)
 			}
-			copied(t, lib, filepath.Join(dir, "here.so"))
+			scene.Copy(t, lib, filepath.Join(dir, "here.so"))
 			return session{dir: dir, args: []string{"--args", "./loads", link, lib, "./here.so", "libm.so.6", "libm.so.6"},
 				do: []string{"break reached", "run", "info sharedlibrary"}, then: []string{"continue"}}
 		},
@@ -162,13 +144,13 @@ func TestHealthySessions(t *testing.T) {
 				"set follow-fork-mode child", "run", "info inferiors"}, then: []string{"kill"}}
 		},
 		"a container of its own": func(t *testing.T) session {
-			scene.Require(t, "root")
+			scene.Require(t, "root", "unshare", "pid namespaces")
 			// A session of its own too: its process group must have a number there.
 			return session{above: append(contained, "setsid", "--ctty"), args: []string{"--args", filepath.Join(bin, "from_file")},
 				do: []string{"break foo", "run", "info sharedlibrary"}, then: []string{"continue"}}
 		},
 		"attached into a container": func(t *testing.T) session {
-			scene.Require(t, "root")
+			scene.Require(t, "root", "unshare", "pid namespaces")
 			p := scene.Start(t, scene.Command{Path: contained[0], Args: append(contained[1:], filepath.Join(bin, "from_file"), "--wait")})
 			p.WaitReady()
 			inside := children(t, p.PID)
@@ -179,10 +161,10 @@ func TestHealthySessions(t *testing.T) {
 		},
 		"found by $ORIGIN": func(t *testing.T) session {
 			dir := t.TempDir()
-			copied(t, lib, filepath.Join(dir, "libhere.so"))
+			scene.Copy(t, lib, filepath.Join(dir, "libhere.so"))
 			program := source(t, "linked.c", "int foo(int);\nint main(void) { return foo(0); }\n",
 				"gcc", "-g", "-Wl,-rpath,$ORIGIN", "-L"+dir, "-Wl,--no-as-needed", "-l:libhere.so")
-			copied(t, program, filepath.Join(dir, "linked"))
+			scene.Copy(t, program, filepath.Join(dir, "linked"))
 			return session{dir: "/", args: []string{filepath.Join(dir, "linked")}, do: []string{"break foo", "run"}, then: []string{"continue"}}
 		},
 		"running": func(t *testing.T) session {
@@ -198,12 +180,20 @@ func TestHealthySessions(t *testing.T) {
 				then: []string{"kill"}}
 		},
 		"namespaces of its own": func(t *testing.T) session {
-			scene.Require(t, "root")
+			scene.Require(t, "root", "unshare", "mount namespaces")
 			return session{wrap: []string{"unshare", "-m"}, args: []string{"--args", filepath.Join(bin, "from_file")},
 				do: []string{"break foo", "run"}, then: []string{"continue"}}
 		},
 		"the prompt": func(t *testing.T) session { return session{do: []string{"show version"}} },
-	} {
+	}
+}
+
+// A session in which all is as it should be: nothing is flagged, neither in the
+// debugger as it stands, nor in a recording of all that it did.
+func TestHealthySessions(t *testing.T) {
+	t.Parallel()
+	scene.Require(t, "gdb", "ptrace", "gcc", "g++", "objcopy")
+	for name, prepare := range healthySessions(t) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := prepare(t)
@@ -220,6 +210,9 @@ func TestHealthySessions(t *testing.T) {
 				gdb.Command(line)
 			}
 			tracer, err := strconv.Atoi(statusLine(t, gdb.PID, "TracerPid"))
+			if err == nil && tracer == 0 { // without stops: who has launched it
+				tracer, err = strconv.Atoi(statusLine(t, gdb.PID, "PPid"))
+			}
 			if err != nil || tracer == 0 {
 				t.Fatalf("tracer %d, %v", tracer, err)
 			}
@@ -277,6 +270,7 @@ func unmarked(t *testing.T, pid int) {
 
 // lldb is healthy too, and so is its server.
 func TestHealthyLLDB(t *testing.T) {
+	t.Parallel()
 	optional(t, "lldb")
 	p := scene.StartSample(t, "from_file", "--wait")
 	pid := p.WaitReady()
@@ -293,17 +287,5 @@ func TestHealthyLLDB(t *testing.T) {
 			t.Errorf("explain %d: exit code %d: %+v", of, code, d)
 		}
 		unmarked(t, of)
-	}
-}
-
-// copied copies a file.
-func copied(t *testing.T, from, to string) {
-	t.Helper()
-	b, err := os.ReadFile(from)
-	if err == nil {
-		err = os.WriteFile(to, b, 0o700)
-	}
-	if err != nil {
-		t.Fatal(err)
 	}
 }

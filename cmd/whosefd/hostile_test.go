@@ -74,6 +74,7 @@ func checkHarmless(t *testing.T, args []string, out, stderr string) {
 // Whatever processes are called, nothing raw reaches a terminal, on standard
 // output or standard error, in any format.
 func TestHostileProcesses(t *testing.T) {
+	t.Parallel()
 	scene.Require(t, "gdb", "ptrace", "root", "sh")
 	bin := scene.Build(t)
 	dir := filepath.Join(t.TempDir(), strings.ReplaceAll(hostile, "/", ""))
@@ -81,20 +82,9 @@ func TestHostileProcesses(t *testing.T) {
 		t.Fatal(err)
 	}
 	program := filepath.Join(dir, "=\x1b[35m\u202e\n|<b>") // a comm has 15 bytes
-	b, err := os.ReadFile(filepath.Join(bin, "from_memory"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(program, b, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	scene.Copy(t, filepath.Join(bin, "from_memory"), program)
 	lib := filepath.Join(dir, "lib.so")
-	if b, err = os.ReadFile(filepath.Join(bin, "lib.so")); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(lib, b, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	scene.Copy(t, filepath.Join(bin, "lib.so"), lib)
 	real, err := exec.LookPath("gdb")
 	if err != nil {
 		t.Fatal(err)
@@ -130,12 +120,15 @@ func TestHostileProcesses(t *testing.T) {
 	for _, format := range []string{"html", "markdown", "text", "csv"} {
 		run("report", "--format", format, rec)
 	}
-	for _, format := range []string{"table", "text", "json", "markdown", "csv"} {
+	for _, format := range []string{"table", "text", "json", "jsonl", "markdown", "csv"} {
 		run("ps", "--format", format)
 		run("table", "--format", format, rec)
+		run("preflight", "--format", format, strconv.Itoa(inferior))
 	}
+	run("table", "--format", "strace", rec)
+	run("table", "--format", "chrome", rec)
 	for _, args := range [][]string{{"repair", "--dry-run", pid}, {"repair", "--dry-run", "--format", "json", pid},
-		{"preflight", strconv.Itoa(inferior)}, {"preflight", "--format", "json", strconv.Itoa(inferior)},
+
 		{"trace", "--for", "100ms", "-p", pid}, {"trace", "--color", "always", "--", "sh", "-c", `cat "$0" >/dev/null`, lib}, {"trace", "--", program, "--lib", lib},
 		// Errors that name what they were given, or what a process is called.
 		{"explain", hostile}, {"explain", filepath.Join(dir, "none")}, {"table", hostile}, {"explain", "--" + hostile}, {hostile},
@@ -230,6 +223,7 @@ func remediesAreWords(t *testing.T, pid string) {
 
 // Whatever a recording holds, nothing raw reaches a terminal.
 func TestHostileRecording(t *testing.T) {
+	t.Parallel()
 	files, err := filepath.Glob("../../analyze/testdata/*.jsonl")
 	if err != nil || len(files) == 0 {
 		t.Fatal("no recordings", err)
@@ -285,6 +279,7 @@ func TestHostileRecording(t *testing.T) {
 			}
 			for _, args := range [][]string{{"explain"}, {"explain", "--color", "always"}, {"explain", "--format", "json"},
 				{"table", "--format", "table"}, {"table", "--format", "text"}, {"table", "--format", "json"}, {"table", "--format", "markdown"}, {"table", "--format", "csv"},
+				{"table", "--format", "jsonl"}, {"table", "--format", "strace"}, {"table", "--format", "chrome"},
 				{"report", "--format", "html"}, {"report", "--format", "markdown"}, {"report", "--format", "text"}, {"report", "--format", "csv"}} {
 				args = append(slices.Clone(args), poisoned)
 				stdout, stderr := inProcess(t, args)

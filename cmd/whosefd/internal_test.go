@@ -32,6 +32,7 @@ func (b *brittle) Write(p []byte) (int, error) {
 // A mistake of ours, wherever it happens, ends in one line that says so, what a
 // report needs, and exit code 2; and the traced process runs on.
 func TestInternalError(t *testing.T) {
+	t.Parallel()
 	scene.Require(t, "ptrace")
 	cmd := exec.Command("sh", "-c", "while :; do : </dev/null; done")
 	if err := cmd.Start(); err != nil {
@@ -59,6 +60,7 @@ func TestInternalError(t *testing.T) {
 // Without descriptors there is one line and exit code 2, not a dump of the Go
 // runtime.
 func TestFewDescriptors(t *testing.T) {
+	t.Parallel()
 	for _, n := range []string{"4", "6", "8", "9", "10", "11", "12"} {
 		cmd := exec.Command("sh", "-c", `ulimit -n "$0" && exec "$@"`, n, binary(t), "explain", strconv.Itoa(os.Getpid()))
 		out, err := cmd.CombinedOutput()
@@ -74,6 +76,7 @@ func TestFewDescriptors(t *testing.T) {
 
 // Where descriptors run out in the middle of a look, nothing is said to be all right.
 func TestDescriptorsRunOut(t *testing.T) {
+	t.Parallel()
 	scene.Require(t, "gdb", "ptrace")
 	gdb := scene.Hang(t)
 	for n := 11; n <= 26; n++ {

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -19,6 +20,7 @@ import (
 
 	"whosefd/analyze/report"
 	"whosefd/tracer"
+	"whosefd/tracer/cpu"
 	"whosefd/tracer/procview"
 )
 
@@ -33,12 +35,18 @@ const (
 )
 
 func main() {
-	if len(os.Args) == 2 && os.Args[1] == tracer.KeeperArg {
-		tracer.KeepAffinity(os.Stdin)
+	if len(os.Args) == 2 && os.Args[1] == cpu.KeeperArg {
+		cpu.Keep(os.Stdin)
 		return
 	}
 	if len(os.Args) == 2 && os.Args[1] == procview.AskerArg {
 		procview.AnswerAsker()
+		return
+	}
+	if len(os.Args) == 3 && os.Args[1] == besideStarterArg {
+		if err := startBeside(os.Args[2]); err != nil {
+			os.Exit(exitTrouble)
+		}
 		return
 	}
 	if err := enoughDescriptors(); err != nil {
@@ -52,8 +60,17 @@ func main() {
 		getenv:   os.Getenv,
 		view:     view,
 		terminal: terminalWidth,
+		height:   terminalHeight,
 	}
-	os.Exit(a.run(context.Background(), os.Args[1:]))
+	args := os.Args[1:]
+	switch {
+	case len(args) == 2 && args[0] == besideArg:
+		a.guardFromBeside(args[1])
+		return
+	case filepath.Base(os.Args[0]) == gdbName:
+		args = append([]string{"gdb"}, args...)
+	}
+	os.Exit(a.run(context.Background(), args))
 }
 
 // atLeast is how many descriptors must be free: enough for the Go runtime's
@@ -100,6 +117,19 @@ func terminalWidth(f any) int {
 	return width
 }
 
+// terminalHeight is the height of the terminal that f is, in lines; 0 if it is none.
+func terminalHeight(f any) int {
+	file, ok := f.(*os.File)
+	if !ok || !term.IsTerminal(int(file.Fd())) {
+		return 0
+	}
+	_, height, err := term.GetSize(int(file.Fd()))
+	if err != nil {
+		return 0
+	}
+	return height
+}
+
 // exit ends a command with a code; the message was printed already, or there
 // is none.
 type exit struct {
@@ -117,7 +147,7 @@ func (a *app) run(ctx context.Context, args []string) int {
 		slices.ContainsFunc(args, func(s string) bool { return report.Clean(s) != s }) {
 		return exitNothing // nothing of ours completes that, and cobra would print it as it stands
 	}
-	root.SetArgs(args)
+	root.SetArgs(asked(args))
 	err := func() (err error) {
 		defer tracer.AsError(&err)
 		return root.ExecuteContext(ctx)
@@ -136,9 +166,18 @@ func (a *app) run(ctx context.Context, args []string) int {
 		}
 		return e.code
 	default:
-		fmt.Fprintf(a.err, "whosefd: %s\n", report.Clean(err.Error()))
+		fmt.Fprintf(a.err, "whosefd: %s\n", report.Clean(oneLine(err.Error())))
 		return exitTrouble
 	}
+}
+
+// oneLine puts what cobra suggests for a command that is not known into its line.
+func oneLine(text string) string {
+	what, names, found := strings.Cut(text, "\n\nDid you mean this?\n\t")
+	if !found {
+		return text
+	}
+	return what + "; did you mean " + strings.Join(strings.Fields(names), " or ") + "?"
 }
 
 // reportable prints an error that is a mistake of ours: a line that says so, and

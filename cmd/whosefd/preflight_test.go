@@ -66,6 +66,7 @@ func preflight(t *testing.T, want int, args ...string) foresight {
 }
 
 func TestPreflight(t *testing.T) {
+	t.Parallel()
 	scene.Require(t, "ptrace")
 	lib := filepath.Join(t.TempDir(), "lib.so")
 	b, err := os.ReadFile(filepath.Join(scene.Build(t), "lib.so"))
@@ -112,7 +113,7 @@ func TestPreflight(t *testing.T) {
 			if n.Rule != tc.rule || n.Effect != tc.effect || n.Intended.PID != p.PID || n.Text == "" || len(f.Remedies) == 0 {
 				t.Errorf("%+v", f)
 			}
-			if tc.rule == "self-fd" && (f.Remedies[0].Command != "whosefd guard -- gdb -p "+pid || n.Intended.Kind != "memfd") {
+			if tc.rule == "self-fd" && (f.Remedies[0].Command != "whosefd gdb-plugin --install" || f.Remedies[1].Command != "whosefd guard -- gdb -p "+pid || n.Intended.Kind != "memfd") {
 				t.Errorf("%+v", f)
 			}
 			untraced(t, p.PID)
@@ -123,6 +124,7 @@ func TestPreflight(t *testing.T) {
 // Each cause is foretold, with the effect that a real gdb then has: what that is,
 // TestCauses sees on the same processes.
 func TestPreflightForetells(t *testing.T) {
+	t.Parallel()
 	scene.Require(t, "ptrace", "root")
 	for _, c := range causes {
 		for _, e := range []analyze.Effect{analyze.Hang, analyze.StolenInput, analyze.WrongFile, analyze.Failed} {
@@ -163,6 +165,7 @@ func TestPreflightForetells(t *testing.T) {
 
 // In other namespaces than its own, gdb gets what it can enter.
 func TestPreflightNamespaces(t *testing.T) {
+	t.Parallel()
 	scene.Require(t, "gdb", "ptrace", "root", "unshare", "setpriv")
 	bin := scene.Build(t)
 	fromMemory, fromFile := filepath.Join(bin, "from_memory"), filepath.Join(bin, "from_file")
@@ -221,27 +224,10 @@ var asUserNobody = []string{"setpriv", "--reuid", "65534", "--regid", "65534", "
 // which that user may make in a user namespace.
 func ofNobody(t *testing.T, dir string) (pid int, as []string) {
 	t.Helper()
-	public, err := os.MkdirTemp("", "whosefd-public-") // the samples may be where only root can look
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(public) })
-	if err := os.Chmod(public, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	for _, name := range []string{"from_file", "lib.so"} {
-		copyFile(t, filepath.Join(scene.Build(t), name), filepath.Join(public, name))
-		if err := os.Chmod(filepath.Join(public, name), 0o755); err != nil { // whatever the umask
-			t.Fatal(err)
-		}
-	}
+	scene.Require(t, "setpriv", "unshare", "user namespaces")
+	// The samples may be where only root can look.
+	public := scene.Public(t, filepath.Join(scene.Build(t), "from_file"), filepath.Join(scene.Build(t), "lib.so"))
 	own := slices.Concat(asUserNobody, []string{"unshare", "--user", "--map-root-user", "--mount"})
-	if out, err := exec.Command(own[0], append(own[1:], "true")...).CombinedOutput(); err != nil {
-		if os.Getenv("WHOSEFD_REQUIRE") == "1" {
-			t.Fatalf("an ordinary user may make no user namespace: %v: %s", err, out)
-		}
-		t.Skipf("an ordinary user may make no user namespace: %v: %s", err, out)
-	}
 	p := scene.Start(t, scene.Command{Path: own[0], Dir: "/", Args: append(own[1:], "sh", "-c",
 		`mount -t tmpfs none /mnt && cp "$0/lib.so" /mnt && exec "$0/from_file" --lib /mnt/lib.so --wait`, public)})
 	return p.WaitReady(), asUserNobody
@@ -266,11 +252,12 @@ func foreseenBy(t *testing.T, launcher []string, pid int, args ...string) (f for
 // What state a process is in is said in a line, and is no obstacle where it is none
 // to a debugger.
 func TestPreflightStates(t *testing.T) {
+	t.Parallel()
 	scene.Require(t, "ptrace", "strace", "gcc")
 	text := func(t *testing.T, pid, want int) string {
 		t.Helper()
 		out, stderr, code := whosefd(t, "preflight", strconv.Itoa(pid))
-		if code != want || want == exitTrouble && (out != "" || strings.Count(stderr, "\n") != 1) {
+		if code != want || want == exitTrouble && !strings.HasPrefix(out, "unknown: ") && (out != "" || strings.Count(stderr, "\n") != 1) {
 			t.Errorf("exit code %d, want %d: %s%s", code, want, out, stderr)
 		}
 		return out + stderr
@@ -301,6 +288,13 @@ func TestPreflightStates(t *testing.T) {
 			t.Errorf("nothing can attach to it: %s", out)
 		}
 	})
+	t.Run("waits for its child", func(t *testing.T) {
+		p := vforks(t)
+		eventually(t, "it waits for its child", func() bool { return statusLine(t, p.PID, "State")[0] == 'D' })
+		out := text(t, p.PID, exitTrouble)
+		expect(t, out, "now would wait: that process waits for vforks (pid ")
+		expect(t, out, "(vfork)")
+	})
 	t.Run("zombie", func(t *testing.T) {
 		pid := sleeping(t)
 		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
@@ -316,34 +310,36 @@ func TestPreflightStates(t *testing.T) {
 		t.Run("static "+bits, func(t *testing.T) {
 			p := scene.Start(t, scene.Command{Path: sleeper(t, bits)})
 			eventually(t, "it sleeps", func() bool { return statusLine(t, p.PID, "State")[0] == 'S' })
-			out := text(t, p.PID, exitNothing)
+			out := text(t, p.PID, exitTrouble)
 			expect(t, out, "is a static program")
 			dir := filepath.Join(t.TempDir(), "sysroot")
-			if f := preflight(t, exitNothing, "--sysroot", dir, strconv.Itoa(p.PID)); f.Sysroot == nil {
+			if f := preflight(t, exitTrouble, "--sysroot", dir, strconv.Itoa(p.PID)); f.Sysroot == nil {
 				t.Errorf("%+v", f)
 			}
 		})
 	}
 }
 
+// vforks starts a program that waits for its child to run another program, which that never does.
+func vforks(t *testing.T) *scene.Process {
+	t.Helper()
+	scene.Require(t, "gcc")
+	return scene.Start(t, scene.Command{Path: scene.Compile(t, t.TempDir(), "vforks.c",
+		"#include <unistd.h>\nint main(void) { if (!vfork()) { sleep(600); _exit(0); } return 0; }\n", "gcc", "-w")})
+}
+
 // sleeper makes a static program that only sleeps.
 func sleeper(t *testing.T, bits string) string {
 	t.Helper()
-	if runtime.GOARCH != "amd64" {
-		t.Skip("the program is for x86")
+	scene.Require(t, "amd64", "as", "ld")
+	if bits == "32" {
+		scene.Require(t, "32-bit programs")
 	}
 	pause := map[string]string{"64": "mov $34, %eax; syscall", "32": "mov $29, %eax; int $0x80"}[bits] // asm/unistd_64.h, _32.h
 	dir := t.TempDir()
-	src, program := filepath.Join(dir, "s.s"), filepath.Join(dir, "sleeper")
-	if err := os.WriteFile(src, []byte(".globl _start\n_start: "+pause+"\njmp _start\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	for _, args := range [][]string{{"as", "--" + bits, "-o", program + ".o", src},
-		{"ld", "-m", map[string]string{"64": "elf_x86_64", "32": "elf_i386"}[bits], "-o", program, program + ".o"}} {
-		if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
-			t.Fatalf("%v: %v: %s", args, err, out)
-		}
-	}
+	object := scene.Compile(t, dir, "sleeper.s", ".globl _start\n_start: "+pause+"\njmp _start\n", "as", "--"+bits)
+	program := object + ".linked"
+	scene.Run(t, "ld", "-m", map[string]string{"64": "elf_x86_64", "32": "elf_i386"}[bits], "-o", program, object)
 	return program
 }
 
@@ -372,6 +368,7 @@ func atExec(t *testing.T) int {
 
 // Nothing is asked of ptrace(2): the process is not even stopped for a moment.
 func TestPreflightTouchesNothing(t *testing.T) {
+	t.Parallel()
 	scene.Require(t, "strace", "ptrace")
 	p := loaded(t)
 	for _, more := range [][]string{nil, {"--sysroot", filepath.Join(t.TempDir(), "sysroot")}} {
@@ -397,6 +394,7 @@ func TestPreflightTouchesNothing(t *testing.T) {
 
 // gdb with the folder of links has the right symbols, without whosefd.
 func TestPreflightSysroot(t *testing.T) {
+	t.Parallel()
 	scene.Require(t, "gdb", "ptrace", "root")
 	bin := scene.Build(t)
 	fromMemory := func(args ...string) func(*testing.T, string) int {
@@ -442,7 +440,7 @@ func TestPreflightSysroot(t *testing.T) {
 			if err := os.MkdirAll(filepath.Dir(lib), 0o755); err != nil {
 				t.Fatal(err)
 			}
-			copyFile(t, filepath.Join(bin, "lib.so"), lib)
+			scene.Copy(t, filepath.Join(bin, "lib.so"), lib)
 			pid := fromFile(t, dir, "--lib", lib)
 			if err := os.RemoveAll(filepath.Join(dir, "a b")); err != nil {
 				t.Fatal(err)
@@ -451,21 +449,21 @@ func TestPreflightSysroot(t *testing.T) {
 		}, 1, 0},
 		"replaced": {func(t *testing.T, dir string) int {
 			lib := filepath.Join(dir, "lib.so")
-			copyFile(t, filepath.Join(bin, "lib.so"), lib)
+			scene.Copy(t, filepath.Join(bin, "lib.so"), lib)
 			pid := fromFile(t, dir, "--lib", lib)
 			remove(t, lib)
-			copyFile(t, otherLibrary(t), lib)
+			scene.Copy(t, otherLibrary(t), lib)
 			return pid
 		}, 1, 0},
 		"deleted, held": {func(t *testing.T, dir string) int { // by its other name
 			lib := filepath.Join(dir, "lib.so")
-			copyFile(t, filepath.Join(bin, "lib.so"), lib)
+			scene.Copy(t, filepath.Join(bin, "lib.so"), lib)
 			p := loaded(t, "--lib", lib, "--name", lib) // which keeps it open
 			remove(t, lib)
 			return p.PID
 		}, 0, 1},
 		"relative, in another directory": {func(t *testing.T, dir string) int {
-			copyFile(t, filepath.Join(bin, "lib.so"), filepath.Join(dir, "lib.so"))
+			scene.Copy(t, filepath.Join(bin, "lib.so"), filepath.Join(dir, "lib.so"))
 			return fromFile(t, dir, "--lib", "./lib.so")
 		}, 0, 0},
 		"root directory": {func(t *testing.T, dir string) int {
@@ -473,12 +471,12 @@ func TestPreflightSysroot(t *testing.T) {
 			if err := errors.Join(os.Mkdir(filepath.Join(root, "real"), 0o755), os.Symlink("/real", filepath.Join(root, "app"))); err != nil {
 				t.Fatal(err)
 			}
-			copyFile(t, filepath.Join(bin, "lib.so"), filepath.Join(root, "real", "lib.so"))
+			scene.Copy(t, filepath.Join(bin, "lib.so"), filepath.Join(root, "real", "lib.so"))
 			return scene.Start(t, scene.Command{Path: "chroot", Args: []string{root, "/from_file", "--lib", "/app/lib.so", "--wait"}}).WaitReady()
 		}, 0, 2},
 		"the program deleted": {func(t *testing.T, dir string) int {
 			program := filepath.Join(dir, "program")
-			copyFile(t, filepath.Join(bin, "from_file"), program)
+			scene.Copy(t, filepath.Join(bin, "from_file"), program)
 			p := scene.Start(t, scene.Command{Path: program, Args: []string{"--lib", filepath.Join(bin, "lib.so"), "--wait"}})
 			pid := p.WaitReady()
 			remove(t, program)
@@ -578,6 +576,7 @@ func onlyLinks(t *testing.T, dir string, copies int) {
 
 // A name that leaves the folder is told, and not followed.
 func TestPreflightSysrootHostile(t *testing.T) {
+	t.Parallel()
 	scene.Require(t, "ptrace", "root")
 	for _, name := range []string{"/../../../../../../../../proc/self/fd/{fd}", "/proc/../../../../../../../../proc/self/fd/{fd}"} {
 		p := loaded(t, "--name", name)
@@ -599,7 +598,7 @@ func TestPreflightSysrootHostile(t *testing.T) {
 	if err := os.MkdirAll(deep, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	copyFile(t, filepath.Join(scene.Build(t), "lib.so"), deep+"/lib.so")
+	scene.Copy(t, filepath.Join(scene.Build(t), "lib.so"), deep+"/lib.so")
 	p := scene.StartSample(t, "from_file", "--lib", deep+"/lib.so", "--wait")
 	p.WaitReady()
 	if err := os.Remove(deep + "/lib.so"); err != nil {
@@ -617,20 +616,11 @@ func TestPreflightSysrootHostile(t *testing.T) {
 // As an ordinary user: what is open can be linked, what is closed cannot be
 // copied, and that is said.
 func TestPreflightSysrootOrdinary(t *testing.T) {
+	t.Parallel()
 	scene.Require(t, "ptrace", "root", "setpriv")
-	bin, err := os.MkdirTemp("", "whosefd-public-")
-	if err != nil {
+	bin := public(t)
+	if err := errors.Join(os.Mkdir(bin+"/theirs", 0o700), os.Chown(bin+"/theirs", 65534, 65534)); err != nil {
 		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(bin) })
-	if err := errors.Join(os.Chmod(bin, 0o755), os.Mkdir(bin+"/theirs", 0o700), os.Chown(bin+"/theirs", 65534, 65534)); err != nil {
-		t.Fatal(err)
-	}
-	for _, name := range []string{"from_memory", "lib.so"} {
-		copyFile(t, filepath.Join(scene.Build(t), name), filepath.Join(bin, name))
-		if err := os.Chmod(filepath.Join(bin, name), 0o755); err != nil {
-			t.Fatal(err)
-		}
 	}
 	for after, want := range map[string]string{"keep": "", "close": "operation not permitted; root may"} {
 		own := slices.Concat(asUserNobody, []string{bin + "/from_memory", "--after", after, "--wait"})
@@ -648,6 +638,7 @@ func TestPreflightSysrootOrdinary(t *testing.T) {
 
 // What cannot be made leaves nothing behind, and nothing that was there is touched.
 func TestPreflightSysrootRefused(t *testing.T) {
+	t.Parallel()
 	scene.Require(t, "ptrace")
 	p := loaded(t)
 	pid := strconv.Itoa(p.PID)
@@ -684,6 +675,7 @@ func TestPreflightSysrootRefused(t *testing.T) {
 }
 
 func TestPreflightTrouble(t *testing.T) {
+	t.Parallel()
 	scene.Require(t, "ptrace", "root")
 	p := loaded(t)
 	for _, tc := range []struct {
@@ -730,6 +722,7 @@ func TestPreflightFUSE(t *testing.T) {
 // A gdb that runs already, and has the wrong file, gets the right one by the
 // folder that explain advises.
 func TestPreflightSysrootRunning(t *testing.T) {
+	t.Parallel()
 	scene.Require(t, "gdb", "ptrace", "root")
 	gdb, p := scene.Attach(t, "--fd", "14")
 	gdb.Expect(scene.Prompt)

@@ -43,37 +43,21 @@ func places() []place {
 	return []place{
 		{name: "an ordinary user", launcher: nobody, enter: func(int) []string { return nobody }, needs: []string{"setpriv"}},
 		{name: "a user namespace", launcher: append(slices.Clone(nobody), "unshare", "--user", "--map-root-user"),
-			enter: target("--user"), needs: []string{"setpriv", "unshare", "nsenter"}},
+			enter: target("--user"), needs: []string{"setpriv", "unshare", "nsenter", "user namespaces"}},
 		{name: "a mount namespace", launcher: []string{"unshare", "--mount", "sh", "-c", `mount -t tmpfs none /mnt && exec "$@"`, "sh"},
-			enter: target("--mount"), needs: []string{"unshare", "nsenter"}},
+			enter: target("--mount"), needs: []string{"unshare", "nsenter", "mount namespaces"}},
 		{name: "a pid namespace", launcher: []string{"unshare", "--mount", "--pid", "--fork", "--mount-proc"},
-			enter: target("--mount", "--pid"), needs: []string{"unshare", "nsenter"}, inner: true},
+			enter: target("--mount", "--pid"), needs: []string{"unshare", "nsenter", "pid namespaces"}, inner: true},
 		{name: "a rootless container", launcher: append(slices.Clone(nobody), "unshare", "--user", "--map-root-user", "--mount", "--pid", "--fork", "--mount-proc", "--uts", "--ipc", "--net"),
-			enter: target("--user", "--mount", "--pid", "--uts", "--ipc", "--net"), needs: []string{"setpriv", "unshare", "nsenter"}, inner: true},
+			enter: target("--user", "--mount", "--pid", "--uts", "--ipc", "--net"), needs: []string{"setpriv", "unshare", "nsenter", "rootless containers"}, inner: true},
 	}
 }
 
 // public is a folder that everybody can read, with the samples in it.
 func public(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "whosefd-public-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	if err := os.Chmod(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	for _, name := range []string{"from_memory", "lib.so"} {
-		b, err := os.ReadFile(filepath.Join(scene.Build(t), name))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(filepath.Join(dir, name), b, 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return dir
+	bin := scene.Build(t)
+	return scene.Public(t, filepath.Join(bin, "from_memory"), filepath.Join(bin, "lib.so"))
 }
 
 // within runs the tool behind a launcher.
@@ -108,15 +92,13 @@ func innerPID(t *testing.T, pid int) int {
 // What works, works in each place: from inside, with the pids of there, and
 // for root from outside.
 func TestPlaces(t *testing.T) {
+	t.Parallel()
 	scene.Require(t, "gdb", "ptrace", "root")
 	dir := public(t)
 	for _, pl := range places() {
 		t.Run(pl.name, func(t *testing.T) {
 			t.Parallel()
 			scene.Require(t, pl.needs...)
-			if b, err := exec.Command(pl.launcher[0], append(slices.Clone(pl.launcher[1:]), "true")...).CombinedOutput(); err != nil {
-				unavailable(t, "%s: %v: %s", pl.name, err, b)
-			}
 			gdb := scene.StartGDB(t, scene.GDB{Launcher: pl.launcher, Dir: "/", Args: []string{"--args", filepath.Join(dir, "from_memory")}})
 			gdb.Expect(scene.Prompt)
 			gdb.Command("break foo")
@@ -200,17 +182,9 @@ func TestPlaces(t *testing.T) {
 	}
 }
 
-// unavailable is for what this machine's kernel does not let us do.
-func unavailable(t *testing.T, format string, args ...any) {
-	t.Helper()
-	if os.Getenv("WHOSEFD_REQUIRE") == "1" {
-		t.Fatalf(format, args...)
-	}
-	t.Skipf(format, args...)
-}
-
 // A debugger that is guarded in such a place does not hang.
 func TestPlacesGuarded(t *testing.T) {
+	t.Parallel()
 	scene.Require(t, "gdb", "ptrace", "root")
 	dir := public(t)
 	for _, pl := range places() {
@@ -220,9 +194,6 @@ func TestPlacesGuarded(t *testing.T) {
 		t.Run(pl.name, func(t *testing.T) {
 			t.Parallel()
 			scene.Require(t, pl.needs...)
-			if b, err := exec.Command(pl.launcher[0], append(slices.Clone(pl.launcher[1:]), "true")...).CombinedOutput(); err != nil {
-				unavailable(t, "%s: %v: %s", pl.name, err, b)
-			}
 			gdb := scene.StartGDB(t, scene.GDB{Launcher: slices.Concat(pl.launcher, []string{binary(t), "guard", "--"}), Dir: "/",
 				Args: []string{"--args", filepath.Join(dir, "from_memory")}})
 			gdb.Expect(scene.Prompt)
@@ -241,16 +212,11 @@ func TestPlacesGuarded(t *testing.T) {
 // A process of one's own that does not want to be looked at is left alone, and
 // what would be needed is said.
 func TestNotDumpable(t *testing.T) {
+	t.Parallel()
 	scene.Require(t, "ptrace", "root", "gcc", "setpriv")
 	dir := public(t)
-	source, program := filepath.Join(dir, "a.c"), filepath.Join(dir, "a")
-	if err := os.WriteFile(source, []byte("#include <stdio.h>\n#include <sys/prctl.h>\n#include <unistd.h>\n"+
-		"int main(void) { prctl(PR_SET_DUMPABLE, 0); printf(\"ready %d\\n\", getpid()); fflush(stdout); return pause(); }\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if out, err := exec.Command("gcc", "-o", program, source).CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
+	program := scene.Compile(t, dir, "a.c", "#include <stdio.h>\n#include <sys/prctl.h>\n#include <unistd.h>\n"+
+		"int main(void) { prctl(PR_SET_DUMPABLE, 0); printf(\"ready %d\\n\", getpid()); fflush(stdout); return pause(); }\n", "gcc")
 	p := scene.Start(t, scene.Command{Path: "setpriv", Args: []string{"--reuid=65534", "--regid=65534", "--clear-groups", program}, Dir: "/"})
 	pid := strconv.Itoa(p.WaitReady())
 	for _, args := range [][]string{{"explain", pid}, {"trace", "-p", pid}, {"repair", pid}, {"guard", "-p", pid}, {"preflight", pid}} {
@@ -287,12 +253,13 @@ func TestWrittenFilesArePrivate(t *testing.T) {
 // could not be looked at, and what can be done is said. The scope is the machine's:
 // it is not changed for a test.
 func TestYama(t *testing.T) {
-	scene.Require(t, "root", "setpriv")
+	t.Parallel()
+	scene.Require(t, "root", "setpriv", "restrictions by Yama (1, 2)")
 	b, err := os.ReadFile("/proc/sys/kernel/yama/ptrace_scope")
-	scope := strings.TrimSpace(string(b))
-	if err != nil || scope != "1" && scope != "2" {
-		t.Skipf("kernel.yama.ptrace_scope is %q: %v", scope, err)
+	if err != nil {
+		t.Fatal(err)
 	}
+	scope := strings.TrimSpace(string(b))
 	dir := public(t)
 	user := []string{"setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"}
 	refused := func(args ...string) {

@@ -18,7 +18,7 @@ import (
 // function that ends it.
 func tracing(t *testing.T, pid int, file string) (end func()) {
 	t.Helper()
-	r := startWhosefd(t, "trace", "-p", strconv.Itoa(pid), "-o", file)
+	r := startWhosefd(t, "trace", "--engine", "ptrace", "-p", strconv.Itoa(pid), "-o", file)
 	eventually(t, "the trace has begun", func() bool { return tracerThread(t, r, pid) != 0 })
 	return func() {
 		t.Helper()
@@ -58,6 +58,7 @@ func evidenceOf(f *analyze.Finding, kind string) []string {
 // Each way to read another process's memory is followed to the name's place in
 // the inferior.
 func TestProvenance(t *testing.T) {
+	t.Parallel()
 	scene.Require(t, "ptrace", "root")
 	for _, tc := range []struct {
 		name string
@@ -117,6 +118,7 @@ func TestProvenance(t *testing.T) {
 
 // gdbserver opens the name in its own process, and reads it as gdb does.
 func TestProvenanceGDBServer(t *testing.T) {
+	t.Parallel()
 	scene.Require(t, "gdbserver", "gdb", "ptrace", "root")
 	p := scene.StartSample(t, "from_memory", "--fd", "60", "--wait")
 	inferior := p.WaitReady()

@@ -3,7 +3,9 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -15,16 +17,33 @@ import (
 )
 
 func (a *app) ps() *cobra.Command {
-	var format string
+	var (
+		t      target
+		format string
+		waits  bool
+	)
 	cmd := &cobra.Command{
-		Use:   "ps",
+		Use:   "ps [PID…]",
 		Short: "List the debuggers of this machine, and what each is blocked in",
 		Long: `Lists every process that traces another, or is known as a debugger: its
 inferiors, what each thread is blocked in and on which file, and a mark on the
-suspicious. Nothing is stopped or attached to.`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			rows, err := a.debuggers()
+suspicious. Nothing is stopped or attached to. With a PID or name, only that one.
+With --all-waits, what any processes wait for, who could end that, what those wait
+for, and so on. Exit code 2 says that nothing was found, and that one could not be
+looked at.`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var only []event.PID
+			for _, given := range slices.Concat(t.pids, args) {
+				pid, err := a.process(given)
+				if err != nil {
+					return err
+				}
+				only = append(only, pid)
+			}
+			if waits {
+				return a.waits(only, format)
+			}
+			rows, err := a.debuggers(only)
 			if err != nil {
 				return err
 			}
@@ -32,41 +51,87 @@ suspicious. Nothing is stopped or attached to.`,
 				_, err := fmt.Fprintln(a.out, "No debugger is running here that this user may look at.")
 				return err
 			}
-			if err := report.PS(a.out, rows, report.Format(format), a.style(a.out)); err != nil {
+			if err := a.paged(func(w io.Writer) error { return report.PS(w, rows, report.Format(format), a.style(w)) }); err != nil {
 				return err
 			}
+			code := exitNothing
 			for _, row := range rows {
 				if row.Effect != "" {
-					return exit{code: exitFindings}
+					code = exitFindings
+				} else if row.Error != "" && code == exitNothing {
+					code = exitTrouble
 				}
+			}
+			if code != exitNothing {
+				return exit{code: code}
 			}
 			return nil
 		},
 	}
-	formatFlag(cmd, &format, "table", "text", "json", "markdown", "csv")
+	t.flag(a, cmd)
+	cmd.Flags().BoolVar(&waits, "all-waits", false, "show who waits for whom, of any processes, as text or json")
+	formatFlag(cmd, &format, "table", "text", "json", "jsonl", "markdown", "csv")
 	return cmd
 }
 
-func (a *app) debuggers() ([]analyze.PSRow, error) {
-	pids, err := tracer.Debuggers(a.view)
-	if err != nil {
-		return nil, err
+// waits shows what processes wait for.
+func (a *app) waits(pids []event.PID, format string) error {
+	if len(pids) == 0 {
+		return errors.New("--all-waits needs the number or the name of a process")
 	}
-	var rows []analyze.PSRow
+	var all []*analyze.Diagnosis
+	found := false
+	for _, pid := range pids {
+		events, err := tracer.Snapshot(pid, tracer.SnapshotOptions{View: a.view, Tool: tool()})
+		if err != nil {
+			return err
+		}
+		an := analyze.New()
+		for _, ev := range events {
+			an.Add(ev)
+		}
+		d := an.Diagnosis()
+		all = append(all, d)
+		found = found || d.Found()
+	}
+	if err := a.paged(func(w io.Writer) error { return report.Waits(w, all, format == "json", a.style(w)) }); err != nil {
+		return err
+	}
+	if found {
+		return exit{code: exitFindings}
+	}
+	return nil
+}
+
+// debuggers looks at all debuggers of the machine, or at certain processes only.
+func (a *app) debuggers(pids []event.PID) (rows []analyze.PSRow, err error) {
+	err = a.eachDebugger(pids, func(row analyze.PSRow, _ *analyze.Analysis) { rows = append(rows, row) })
+	return rows, err
+}
+
+// eachDebugger gives each of them with what is known of it, or with nil and an error in
+// its row.
+func (a *app) eachDebugger(pids []event.PID, each func(analyze.PSRow, *analyze.Analysis)) error {
+	if len(pids) == 0 {
+		var err error
+		if pids, err = tracer.Debuggers(a.view); err != nil {
+			return err
+		}
+	}
 	for _, pid := range pids {
 		events, err := tracer.Snapshot(pid, tracer.SnapshotOptions{View: a.view, Tool: tool()})
 		if errors.Is(err, os.ErrNotExist) || errors.Is(err, doctor.ErrRefused) {
 			continue // it ended meanwhile
 		}
 		if err != nil {
-			rows = append(rows, analyze.PSRow{PID: pid, Error: event.Text(err.Error())})
+			each(analyze.PSRow{PID: pid, Error: event.Text(err.Error())}, nil)
 			continue
 		}
 		an := analyze.New()
 		for _, ev := range events {
 			an.Add(ev)
 		}
-		rows = append(rows, an.PS())
+		each(an.PS(), an)
 	}
-	return rows, nil
+	return nil
 }

@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
+	"io"
 	"syscall"
 	"time"
 
@@ -17,10 +17,15 @@ import (
 )
 
 // repairResult is what repair did, as JSON.
+// repairSchema is the version of what repair did as JSON.
+const repairSchema = "whosefd.repair/v1"
+
+// repairResult is what repair did, or with DryRun would do.
 type repairResult struct {
-	Plan    *analyze.Plan `json:"plan"`
-	DryRun  bool          `json:"dry_run,omitempty"`
-	Threads []repaired    `json:"threads,omitempty"`
+	Schema  string      `json:"schema"`
+	Plan    *event.Plan `json:"plan"`
+	DryRun  bool        `json:"dry_run,omitempty"`
+	Threads []repaired  `json:"threads,omitempty"`
 	// Now is what the debugger did after it.
 	Now string `json:"now,omitempty"`
 	// Hangs: it hangs again, at another library, and that was not repaired.
@@ -33,11 +38,7 @@ type repaired struct {
 	Done      bool      `json:"done"`
 	ChangedUS int64     `json:"changed_us"` // for how long the registers were not its own
 	ReadBytes *int64    `json:"read_bytes,omitempty"`
-	// TakenBytes are those that it had taken from the wrong file, and that were
-	// replaced; TakenUnknown says why it is not known whether there were any.
-	TakenBytes   uint64 `json:"taken_bytes,omitempty"`
-	TakenUnknown string `json:"taken_unknown,omitempty"`
-	Error        string `json:"error,omitempty"`
+	Error     string    `json:"error,omitempty"`
 }
 
 type repairCmd struct {
@@ -48,16 +49,20 @@ type repairCmd struct {
 	release bool
 	detach  bool
 	dryRun  bool
+	library string
 
+	files     standIns
+	standIns  []event.StandIn
+	cores     []string
 	inferiors []string
-	named     []event.PID // the processes that those are
-	started   uint64      // when the debugger started
+	named     subjects
+	started   uint64 // when the debugger started
 
 	attached bool
 }
 
 func (a *app) repair() *cobra.Command {
-	r := &repairCmd{a: a}
+	r := &repairCmd{a: a, files: standIns{nameless: true}}
 	cmd := &cobra.Command{
 		Use:   "repair [PID | NAME]",
 		Short: "Give a hung debugger back, with the symbols of the library it could not read",
@@ -68,13 +73,18 @@ Nothing is killed. It is done only where identity proves both ends.
 Then it stays as a guard, until the debugger ends or Ctrl-C, since gdb opens the
 name again later. With --detach it leaves at once: when gdb opens the name the
 next time, which may be at once, it reads the wrong file again. It then has no
-symbols of this library, or incomplete ones, or hangs again.`,
-		Args: cobra.MaximumNArgs(1),
+symbols of this library, or incomplete ones, or hangs again.
+
+Of a library of a core file no process has the right file any more: --with names
+one, which must have the build id that the core tells.`,
 		RunE: func(cmd *cobra.Command, args []string) error { return r.run(cmd.Context(), args) },
 	}
-	r.t.flag(cmd)
+	r.t.flag(a, cmd)
 	formatFlag(cmd, &r.format, "text", "json")
 	cmd.Flags().StringSliceVar(&r.inferiors, "inferior", nil, "a process that the debugger looks at, where it is not its tracer")
+	cmd.Flags().StringSliceVar(&r.cores, "core", nil, "a core file that the debugger looks at, where that is not seen")
+	r.files.flags(cmd, "FILE, or NAME=FILE: put FILE where the debugger hangs on a library of a core file, if it is the same library")
+	cmd.Flags().StringVar(&r.library, "library", "", "the name of the library that it hangs on, where several could be it and you know which")
 	cmd.Flags().BoolVar(&r.dryRun, "dry-run", false, "print the plan, change nothing")
 	cmd.Flags().BoolVar(&r.release, "release", false, "only end the read, as at the end of a file: no symbols of this library")
 	cmd.Flags().BoolVar(&r.detach, "detach", false, "leave at once, instead of staying as a guard")
@@ -92,11 +102,20 @@ func (r *repairCmd) run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
+	if !r.dryRun {
+		if err := r.t.consent(r.a, pid, args); err != nil {
+			return err
+		}
+	}
 	r.started, _ = r.a.view.StartTime(event.TID(pid)) // the attach will tell
-	if r.named, err = r.a.processes(r.inferiors); err != nil {
+	r.named.cores = r.cores
+	if r.named.pids, err = r.a.processes(r.inferiors); err != nil {
 		return err
 	}
-	plan, d, err := r.a.plan(pid, r.named, r.planner())
+	if r.standIns, err = r.files.list(r.a); err != nil {
+		return err
+	}
+	plan, d, err := r.a.plan(pid, r.named, r.options())
 	if errors.Is(err, analyze.ErrHealthy) {
 		return r.healthy(pid, d)
 	}
@@ -106,7 +125,7 @@ func (r *repairCmd) run(ctx context.Context, args []string) error {
 	if r.dryRun {
 		return r.showPlan(plan)
 	}
-	rec, err := newRecorder(r.output)
+	rec, err := r.a.newRecorder(r.output)
 	if err != nil {
 		return err
 	}
@@ -114,12 +133,9 @@ func (r *repairCmd) run(ctx context.Context, args []string) error {
 	return errors.Join(err, rec.end(r.attached))
 }
 
-// planner makes the plan that was asked for.
-func (r *repairCmd) planner() func(*analyze.Diagnosis) (*analyze.Plan, error) {
-	if r.release {
-		return analyze.PlanRelease
-	}
-	return analyze.PlanRepair
+// options say what plan was asked for.
+func (r *repairCmd) options() analyze.PlanOptions {
+	return analyze.PlanOptions{Release: r.release, Detach: r.detach, StandIns: r.standIns, Library: event.Text(r.library), Inferiors: r.named.pids}
 }
 
 // healthy changes nothing and says so.
@@ -131,9 +147,12 @@ func (r *repairCmd) healthy(pid event.PID, d *analyze.Diagnosis) error {
 	return err
 }
 
-func (r *repairCmd) json(res repairResult) error { return report.JSON(r.a.out, res) }
+func (r *repairCmd) json(res repairResult) error {
+	res.Schema = repairSchema
+	return report.JSON(r.a.out, res)
+}
 
-func (r *repairCmd) showPlan(p *analyze.Plan) error {
+func (r *repairCmd) showPlan(p *event.Plan) error {
 	if r.format == "json" {
 		return r.json(repairResult{Plan: p, DryRun: true})
 	}
@@ -141,130 +160,47 @@ func (r *repairCmd) showPlan(p *analyze.Plan) error {
 		return err
 	}
 	for i, s := range p.Steps {
-		if s.Kind == analyze.StepGuard && r.detach {
-			continue
-		}
-		if _, err := fmt.Fprintf(r.a.out, "%3d. %s\n", i+1, report.Clean(string(s.Text))); err != nil {
-			return err
+		lines := fmt.Sprintf("%3d. %s\n", i+1, report.Clean(string(s.Text)))
+		if s.Call != nil {
+			lines += fmt.Sprintf("     %s\n", report.Clean(s.Call.String()))
 		}
 		if s.Undo != "" {
-			if _, err := fmt.Fprintf(r.a.out, "     undo: %s\n", report.Clean(string(s.Undo))); err != nil {
-				return err
-			}
+			lines += fmt.Sprintf("     undo: %s\n", report.Clean(string(s.Undo)))
+		}
+		if s.UndoCall != nil {
+			lines += fmt.Sprintf("           %s\n", report.Clean(s.UndoCall.String()))
+		}
+		if _, err := io.WriteString(r.a.out, lines); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-const (
-	// settles is how long a repaired debugger is given to leave the read.
-	settles = 3 * time.Second
-	// maxRounds bounds how many libraries one run repairs without staying.
-	maxRounds = 64
-)
-
-func (r *repairCmd) carryOut(ctx context.Context, pid event.PID, plan *analyze.Plan, rec *recorder) error {
-	stay := !r.leaves()
+func (r *repairCmd) carryOut(ctx context.Context, pid event.PID, plan *event.Plan, rec *recorder) error {
 	ctx, signalled := untilSignal(ctx, false)
 	defer signalled()
 	res := &repairResult{Plan: plan}
-	for round := 1; ; round++ {
-		tasks := stuck(plan)
-		reads := &ended{of: map[event.TID]int64{}}
-		reported := make(chan error, 1)
-		guarding, leave := context.WithCancel(ctx)
-		seen := make(chan struct{})
-		g := tracer.GuardOptions{Stuck: tasks, Stay: stay, TraceOptions: tracer.TraceOptions{View: r.a.view, Tool: tool(), PID: pid, Started: r.started, Inferiors: r.named,
-			Emit: func(ev event.Event) error { reads.see(ev); return rec.write(ev) }}}
-		// A thread that has ended since the diagnosis will never be seen.
-		g.Attached = func() {
-			r.attached = true
-			go func() {
-				select {
-				case <-seen:
-				case <-time.After(settles):
-					leave()
-				}
-			}()
-		}
-		g.Repaired = func() {
-			close(seen)
-			if !stay {
-				return
+	stay := !r.leaves()
+	err := tracer.Repair(ctx, tracer.RepairOptions{
+		TraceOptions: tracer.TraceOptions{View: r.a.view, Tool: tool(), PID: pid, Started: r.started, Inferiors: r.named.pids,
+			Emit: rec.write, Attached: func() { r.attached = true }},
+		Plan:     plan,
+		StandIns: r.standIns,
+		Stay:     stay,
+		Report:   func(threads []*tracer.ThreadRepair, last bool) error { return r.report(pid, res, threads, last) },
+		Next: func() *event.Plan {
+			next, _, err := r.a.plan(pid, r.named, r.options())
+			if err != nil {
+				return nil
 			}
-			// The loop goes on in this thread's place; the report must not wait for it.
-			go func() {
-				err := func() (err error) {
-					defer tracer.AsError(&err) // a panic here would kill the guard too
-					return r.report(ctx, pid, res, tasks, reads, true)
-				}()
-				if err != nil {
-					leave() // it did not come to what there is to guard
-				}
-				reported <- err
-			}()
-		}
-		_, err := tracer.Guard(guarding, g)
-		leave()
-		if err != nil {
-			return err
-		}
-		select {
-		case <-seen:
-		default:
-			if ctx.Err() != nil {
-				return fmt.Errorf("repair of pid %d: ended before anything was changed", pid)
-			}
-			return fmt.Errorf("repair of pid %d: the thread that hung has ended", pid)
-		}
-		if stay {
-			if err = <-reported; err == nil && r.format == "text" {
-				r.a.say("no longer guarding pid %d", pid)
-			}
-			return err
-		}
-		next := r.hungAgain(ctx, pid)
-		last := next == nil || round == maxRounds || ctx.Err() != nil
-		if err := r.report(ctx, pid, res, tasks, reads, last); err != nil || last {
-			return err
-		}
-		plan = next
+			return next
+		},
+	})
+	if err == nil && stay && r.format == "text" {
+		r.a.say("no longer guarding pid %d", pid)
 	}
-}
-
-// hungAgain waits for the debugger to settle, and gives the plan for its next
-// hang, nil if there is none.
-func (r *repairCmd) hungAgain(ctx context.Context, pid event.PID) *analyze.Plan {
-	for deadline := time.Now().Add(time.Second); time.Now().Before(deadline) && ctx.Err() == nil; time.Sleep(100 * time.Millisecond) {
-		if _, ok := tracer.BlockedInRead(r.a.view, pid); !ok {
-			continue
-		}
-		if plan, _, err := r.a.plan(pid, r.named, r.planner()); err == nil {
-			return plan
-		}
-	}
-	return nil
-}
-
-// ended notes the reads that were stuck and have returned.
-type ended struct {
-	mu sync.Mutex
-	of map[event.TID]int64
-}
-
-func (e *ended) see(ev event.Event) {
-	if call, ok := ev.(*event.Syscall); ok && call.Resumed && call.Ret.Known && call.Errno == "" {
-		e.mu.Lock()
-		e.of[call.TID] = call.Ret.Val
-		e.mu.Unlock()
-	}
-}
-
-func (e *ended) get(tid event.TID) (int64, bool) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	n, ok := e.of[tid]
-	return n, ok
+	return err
 }
 
 // leaves says that the debugger is not guarded after the repair.
@@ -298,47 +234,15 @@ func (r *repairCmd) now(pid event.PID) (what string, hangs bool) {
 	}
 }
 
-// taken says what became of what the thread had taken from the wrong file.
-func (t *repaired) taken() string {
-	switch {
-	case t.TakenUnknown != "":
-		return " Whether it had taken bytes of the wrong file before is not known: " +
-			"if gdb has no symbols of the library now, nosharedlibrary and then sharedlibrary read it again."
-	case t.TakenBytes == 1:
-		return " A byte of the wrong file that it had taken before is the right file's too."
-	case t.TakenBytes > 1:
-		return fmt.Sprintf(" The %d bytes of the wrong file that it had taken before are the right file's too.", t.TakenBytes)
-	}
-	return ""
-}
-
-// report waits until the debugger has left the read, and says what was done
-// and, if it is the last, what the debugger does now. JSON comes all at the last.
-func (r *repairCmd) report(ctx context.Context, pid event.PID, res *repairResult, tasks []*tracer.Stuck, reads *ended, last bool) error {
+// report says what was done and, if it is the last, what the debugger does now.
+// JSON comes all at the last.
+func (r *repairCmd) report(pid event.PID, res *repairResult, threads []*tracer.ThreadRepair, last bool) error {
 	var failed error
-	for deadline := time.Now().Add(settles); time.Now().Before(deadline) && ctx.Err() == nil; time.Sleep(20 * time.Millisecond) {
-		left := true
-		for _, t := range tasks {
-			if b, ok := tracer.BlockedInRead(r.a.view, pid); ok && t.Done && b.TID == t.TID && b.FD.Is(t.FD) {
-				left = false
-			}
-		}
-		if left {
-			break
-		}
-	}
-	if last {
-		time.Sleep(200 * time.Millisecond) // for what it does next
-	}
 	before := len(res.Threads)
-	for _, t := range tasks {
+	for _, t := range threads {
 		one := repaired{TID: t.TID, FD: t.FD, Done: t.Done, ChangedUS: t.Changed.Microseconds()}
-		if n, ok := reads.get(t.TID); ok {
-			one.ReadBytes = &n
-		}
-		one.TakenBytes = t.Taken
-		if t.Untold != nil {
-			one.TakenUnknown = t.Untold.Error()
+		if t.Read.Known {
+			one.ReadBytes = &t.Read.Val
 		}
 		if t.Err != nil {
 			one.Error = t.Err.Error()
@@ -371,8 +275,7 @@ func (r *repairCmd) report(ctx context.Context, pid event.PID, res *repairResult
 		if t.ReadBytes != nil {
 			line += fmt.Sprintf(", and the read that hung has returned %d bytes", *t.ReadBytes)
 		}
-		line += "." + t.taken()
-		if _, err := fmt.Fprintf(r.a.out, "%s The thread's registers were changed for %d µs.\n", line, t.ChangedUS); err != nil {
+		if _, err := fmt.Fprintf(r.a.out, "%s. The thread's registers were changed for %d µs.\n", line, t.ChangedUS); err != nil {
 			return errors.Join(err, failed)
 		}
 	}
@@ -390,7 +293,9 @@ func (r *repairCmd) report(ctx context.Context, pid event.PID, res *repairResult
 	case res.Hangs && r.leaves():
 		end = fmt.Sprintf("Left, and it hangs: whosefd explain %d says why.", pid)
 	case !r.leaves():
-		end = "Staying as a guard, since the debugger opens that name again later. Ctrl-C ends that; the debugger runs on."
+		end = "If gdb has no symbols of the library now, it had read bytes of the wrong file before it hung: " +
+			"nosharedlibrary and then sharedlibrary, while the program is stopped, read it again.\n" +
+			"Staying as a guard, since the debugger opens that name again later. Ctrl-C ends that; the debugger runs on."
 	}
 	_, err := fmt.Fprintf(r.a.out, "Now: %s\n%s\n", report.Clean(res.Now), end)
 	if err != nil {

@@ -16,7 +16,6 @@ import (
 	"testing"
 	"time"
 
-	"whosefd/analyze"
 	"whosefd/samples/scene"
 	"whosefd/tracer"
 	"whosefd/tracer/event"
@@ -34,17 +33,18 @@ var trouble = regexp.MustCompile(`(?i)warning:[^\r\n]*|Can't read[^\r\n]*|not in
 func noTrouble(t *testing.T, gdb *scene.Session) {
 	t.Helper()
 	for _, line := range trouble.FindAllString(gdb.Output(), -1) {
-		if !strings.Contains(line, "File transfers from remote targets") {
+		if !strings.Contains(line, "File transfers from remote targets") && !strings.Contains(line, "are in different PID namespaces") {
 			t.Errorf("gdb says %q", line)
 		}
 	}
 }
 
 // goesOn checks that gdb, stopped in foo, has the library's symbols, that its
-// backtrace is whole, and that the program runs to its end.
+// backtrace is whole, and that the program runs to its end. lib is a regular
+// expression for the library's name.
 func goesOn(t *testing.T, gdb *scene.Session, lib string, copies int) {
 	t.Helper()
-	if shown := gdb.Command("info sharedlibrary"); !regexp.MustCompile(`Yes[ ]+` + regexp.QuoteMeta(lib) + `\r`).MatchString(shown) {
+	if shown := gdb.Command("info sharedlibrary"); !regexp.MustCompile(`Yes[ ]+` + lib + `\r`).MatchString(shown) {
 		t.Errorf("info sharedlibrary:\n%s", shown)
 	}
 	if shown := gdb.Command("bt"); !regexp.MustCompile(`#0 [^\n]*foo \(x=21\)[^\n]*\n#1 [^\n]* main \(`).MatchString(shown) {
@@ -125,8 +125,10 @@ func (r *running) repaired(t *testing.T) string {
 }
 
 func TestRepair(t *testing.T) {
+	t.Parallel()
 	for _, w := range waysToHang() {
 		t.Run(w.name, func(t *testing.T) {
+			t.Parallel()
 			if w.long && testing.Short() {
 				t.Skip("a long test")
 			}
@@ -193,6 +195,7 @@ func signalState(t *testing.T, pid int) string {
 // seen just as the repair leaves it: nothing has changed but the one descriptor,
 // and it is in the same call.
 func TestRepairDetach(t *testing.T) {
+	t.Parallel()
 	scene.Require(t, "gdb", "ptrace", "root")
 	gdb := scene.Hang(t)
 	fd := gdb.WaitBlocked(scene.Patience)
@@ -230,31 +233,69 @@ func TestRepairDetach(t *testing.T) {
 	}
 }
 
-// A debugger that hangs again at the next library is repaired in the same run.
-// Two names can lead to the two ends of one pipe: then the backtrace tells.
+// A debugger that hangs again at the next library is repaired in the same run. Where two names lead
+// to the two ends of one pipe, the stream by which it reads tells.
 func TestRepairDetachNext(t *testing.T) {
-	scene.Require(t, "gdb", "ptrace", "root")
-	gdb, _ := scene.HangAttached(t, "--copies", "3")
-	out, stderr, code := whosefd(t, "repair", "--detach", "--format", "json", strconv.Itoa(gdb.PID))
-	var res repairResult
-	if err := json.Unmarshal([]byte(out), &res); err != nil || code != exitNothing || len(res.Threads) != 3 {
-		t.Errorf("exit code %d, %v: %s%s", code, err, out, stderr)
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		hang func(*testing.T) *scene.Session
+		n    int // libraries, at least
+	}{
+		"attached": {func(t *testing.T) *scene.Session { gdb, _ := scene.HangAttached(t, "--copies", "3"); return gdb }, 3},
+		"launched": {func(t *testing.T) *scene.Session { return scene.Hang(t, "--copies", "7") }, 6}, // on 10 it has the terminal's end, or none
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			scene.Require(t, "gdb", "ptrace", "root")
+			gdb := tc.hang(t)
+			out, stderr, code := whosefd(t, "repair", "--detach", "--format", "json", strconv.Itoa(gdb.PID))
+			var res repairResult
+			if err := json.Unmarshal([]byte(out), &res); err != nil || code != exitNothing || len(res.Threads) < tc.n {
+				t.Errorf("exit code %d, %v: %s%s", code, err, out, stderr)
+			}
+			for _, th := range res.Threads {
+				if !th.Done {
+					t.Errorf("thread %+v", th)
+				}
+			}
+			gdb.Expect(scene.Prompt)
+			if shown := gdb.Command("print 6 * 7"); !strings.Contains(shown, "= 42") {
+				t.Errorf("print shows %q", shown)
+			}
+			untraced(t, gdb.PID)
+		})
 	}
-	for _, th := range res.Threads {
-		if !th.Done {
-			t.Errorf("thread %+v", th)
+}
+
+// Two libraries on the two ends of one of gdb's pipes: it opens them in the order of the list, and
+// which of them it reads is certain without a look at its backtrace.
+func TestTwoLibrariesOnOnePipe(t *testing.T) {
+	t.Parallel()
+	scene.Require(t, "gdb", "ptrace", "root")
+	gdb, _ := scene.HangAttached(t, "--fd", "5", "--copies", "2")
+	for _, step := range []struct {
+		name string
+		code int // of repair: it hangs on the next one, or not
+	}{{"/proc/self/fd/5", exitFindings}, {"/proc/self/fd/6", exitNothing}} {
+		gdb.WaitBlocked(scene.Patience)
+		d, _ := diagnosis(t, strconv.Itoa(gdb.PID))
+		if len(d.Findings) != 1 || string(d.Findings[0].Name) != step.name || d.Findings[0].Identity != "certain" {
+			t.Fatalf("not certain that it is %s: %+v", step.name, d.Findings)
+		}
+		if out, stderr, code := whosefd(t, "repair", "--library", step.name, "--detach", strconv.Itoa(gdb.PID)); code != step.code {
+			t.Fatalf("exit code %d: %s%s", code, out, stderr)
 		}
 	}
 	gdb.Expect(scene.Prompt)
-	if shown := gdb.Command("print 6 * 7"); !strings.Contains(shown, "= 42") {
-		t.Errorf("print shows %q", shown)
+	if shown := gdb.Command("info sharedlibrary"); strings.Count(shown, "/proc/self/fd/") != 2 {
+		t.Errorf("info sharedlibrary:\n%s", shown)
 	}
-	untraced(t, gdb.PID)
 }
 
 // Where the inferior's file has no descriptor any more and map_files is not
 // permitted, nothing is done but what --release asks for.
 func TestRepairUnreachable(t *testing.T) {
+	t.Parallel()
 	scene.Require(t, "gdb", "ptrace", "root", "setpriv")
 	as := []string{"setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"}
 	p := scene.Start(t, scene.Command{Path: as[0], Args: append(as[1:], filepath.Join(scene.Build(t), "from_memory"), "--after", "close", "--wait")})
@@ -284,6 +325,7 @@ func TestRepairUnreachable(t *testing.T) {
 // A gdb that is stopped by job control is repaired all the same, and stays
 // stopped until it is continued.
 func TestRepairStopped(t *testing.T) {
+	t.Parallel()
 	scene.Require(t, "gdb", "ptrace", "root")
 	gdb := scene.Hang(t)
 	if err := syscall.Kill(gdb.PID, syscall.SIGSTOP); err != nil {
@@ -301,21 +343,22 @@ func TestRepairStopped(t *testing.T) {
 	goesOn(t, gdb, "/proc/self/fd/4", 1)
 }
 
-// eventPipe hangs a gdb with a library whose number is that of the pipe with
-// which gdb wakes itself, and gives that and the number of the other end.
-func eventPipe(t *testing.T) (gdb *scene.Session, fd, other int) {
+// eventPipe is the number of one end of the pipe with which gdb wakes itself, in
+// which there is a byte when it runs a program.
+func eventPipe(t *testing.T) int {
 	t.Helper()
-	fd = 12 // of gdb 13.1 the end to write to, of 16.3 and 18.1 that to read from
-	gdb = scene.Hang(t, "--fd", strconv.Itoa(fd))
+	const end = 12 // of gdb 13.1 that to write to, of 16.3 and 18.1 that to read from
+	gdb := scene.Hang(t, "--fd", strconv.Itoa(end))
+	defer gdb.Kill()
 	stuck, fds := gdb.WaitBlocked(scene.Patience), table(t, gdb.PID)
-	link, _, _ := strings.Cut(fds[fd], " ")
+	link, _, _ := strings.Cut(fds[end], " ")
 	for n, leads := range fds {
-		if n != fd && n != stuck && strings.HasPrefix(leads, link+" ") {
-			return gdb, fd, n
+		if n != end && n != stuck && strings.HasPrefix(leads, link+" ") {
+			return n
 		}
 	}
-	t.Fatalf("descriptor %d is no pipe of its own: %v", fd, fds)
-	return
+	t.Fatalf("descriptor %d is no pipe of its own: %v", end, fds)
+	return 0
 }
 
 // hasRead is how many bytes a process has read since it began.
@@ -327,80 +370,68 @@ func hasRead(t *testing.T, pid int) (n int) {
 	return n
 }
 
-// What gdb has taken out of a wrong file before it hung, or while it does, is
-// replaced too: else the library would come late by that much.
-func TestRepairTaken(t *testing.T) {
-	scene.Require(t, "gdb", "ptrace", "root")
-	gdb, fd, other := eventPipe(t)
-	lib := "/proc/self/fd/" + strconv.Itoa(fd)
-	// Each child that ends wakes it once more.
-	for range 3 {
-		before := hasRead(t, gdb.PID)
-		if err := syscall.Kill(gdb.PID, syscall.SIGCHLD); err != nil {
-			t.Fatal(err)
-		}
-		eventually(t, "it reads what it has written", func() bool { return hasRead(t, gdb.PID) > before })
-	}
-	r := startWhosefd(t, "repair", strconv.Itoa(gdb.PID))
-	if out := r.repaired(t); !strings.Contains(out, " The 4 bytes of the wrong file ") {
+// symbolsAgain checks that repair has said how a gdb reads a library again of
+// which it had read bytes of the wrong file first, and does that.
+func symbolsAgain(t *testing.T, gdb *scene.Session, out string) {
+	t.Helper()
+	if !strings.Contains(out, "nosharedlibrary") {
 		t.Errorf("repair says %q", out)
 	}
-	gdb.Expect(stopAtFoo)
-	goesOn(t, gdb, lib, 1)
-
-	gdb = scene.Hang(t, "--fd", strconv.Itoa(other))
-	gdb.WaitBlocked(scene.Patience)
-	if res := repairedNow(t, gdb, "--detach"); res.TakenBytes != 1 || res.TakenUnknown != "" {
-		t.Errorf("--detach: %+v", res)
+	if shown := gdb.Command("info sharedlibrary"); !regexp.MustCompile(`No +/proc/self/fd/`).MatchString(shown) {
+		t.Errorf("before: info sharedlibrary:\n%s", shown)
 	}
-	gdb.Expect(stopAtFoo)
-
-	gdb = scene.Hang(t, "--fd", strconv.Itoa(other))
-	gdb.WaitBlocked(scene.Patience)
-	if res := repairedNow(t, gdb, "--release"); res.TakenBytes != 0 || res.TakenUnknown != "" {
-		t.Errorf("--release: %+v", res)
+	gdb.Command("nosharedlibrary")
+	gdb.Command("sharedlibrary")
+	if shown := gdb.Command("info sharedlibrary"); !regexp.MustCompile(`Yes +/proc/self/fd/`).MatchString(shown) {
+		t.Errorf("after: info sharedlibrary:\n%s", shown)
 	}
-	gdb.Expect("exited normally")
+	gdb.Command("break foo")
+	gdb.Command("set var whosefd_wait = 0")
+	gdb.Send("continue")
+	gdb.Expect(stopAtFoo)
+}
+
+// Bytes of the wrong file that gdb has read before it hung stay in its buffer, and
+// the library comes late by that much: gdb refuses it. It reads it again, and right,
+// when it is told to.
+func TestRepairHadRead(t *testing.T) {
+	t.Parallel()
+	scene.Require(t, "gdb", "ptrace", "root")
+	gdb := scene.Hang(t, "--fd", strconv.Itoa(eventPipe(t)), "--wait")
+	r := startWhosefd(t, "repair", strconv.Itoa(gdb.PID))
+	out := r.repaired(t)
+	gdb.Expect("ready [0-9]+")
+	gdb.Interrupt()
+	gdb.Expect(scene.Prompt)
+	symbolsAgain(t, gdb, out)
 }
 
 // The same where the library's number is that of gdb's terminal, and the user
 // types while gdb hangs.
 func TestRepairTyped(t *testing.T) {
+	t.Parallel()
 	scene.Require(t, "gdb", "ptrace", "root")
 	gdb, _ := scene.Attach(t, "--fd", "0")
-	eventually(t, "gdb hangs", func() bool {
+	hangs := func() bool {
 		call := procFile(t, gdb.PID, "syscall")
 		return strings.HasPrefix(call, "0 0x") && !strings.HasPrefix(call, "0 0x0 ")
-	})
+	}
+	eventually(t, "gdb hangs", hangs)
 	for _, line := range []string{"print 1", "quit"} {
 		before := hasRead(t, gdb.PID)
 		gdb.Send(line)
 		eventually(t, "it reads the line", func() bool { return hasRead(t, gdb.PID) >= before+len(line)+1 })
 	}
+	eventually(t, "gdb hangs again", hangs) // it reads on
 	r := startWhosefd(t, "repair", strconv.Itoa(gdb.PID))
-	if out := r.repaired(t); !strings.Contains(out, fmt.Sprintf(" The %d bytes of the wrong file ", len("print 1\nquit\n"))) {
-		t.Errorf("repair says %q", out)
-	}
+	out := r.repaired(t)
 	gdb.Expect(scene.Prompt)
-	noTrouble(t, gdb)
-	if shown := gdb.Command("break foo"); !regexp.MustCompile(`Breakpoint 1 at 0x[0-9a-f]+: file [^\n]*lib\.c, line 1\.`).MatchString(shown) {
-		t.Errorf("break shows %q", shown)
-	}
-}
-
-// repairedNow repairs the one thread of a gdb that hangs.
-func repairedNow(t *testing.T, gdb *scene.Session, option string) repaired {
-	t.Helper()
-	out, stderr, code := whosefd(t, "repair", option, "--format", "json", strconv.Itoa(gdb.PID))
-	var res repairResult
-	if err := json.Unmarshal([]byte(out), &res); err != nil || code != exitNothing || len(res.Threads) != 1 || !res.Threads[0].Done {
-		t.Fatalf("exit code %d, %v: %s%s", code, err, out, stderr)
-	}
-	return res.Threads[0]
+	symbolsAgain(t, gdb, out)
 }
 
 // --release ends the read; gdb goes on without the library.
 func TestRepairRelease(t *testing.T) {
+	t.Parallel()
 	scene.Require(t, "gdb", "ptrace", "root")
 	gdb, _ := scene.HangAttached(t)
 	out, stderr, code := whosefd(t, "repair", "--release", strconv.Itoa(gdb.PID))
@@ -420,6 +451,7 @@ func TestRepairRelease(t *testing.T) {
 // Where two names lead to the two ends of one pipe and both stand on the stack,
 // it cannot be told which one hangs. Then that is what is said at the end.
 func TestRepairReleaseHangs(t *testing.T) {
+	t.Parallel()
 	scene.Require(t, "gdb", "ptrace", "root")
 	gdb := scene.Hang(t, "--fd", "4", "--copies", "4")
 	pid := strconv.Itoa(gdb.PID)
@@ -436,6 +468,7 @@ func TestRepairReleaseHangs(t *testing.T) {
 // A dry run prints the plan and changes nothing; and the other formats parse.
 // All on one gdb, which the last step repairs.
 func TestRepairPlan(t *testing.T) {
+	t.Parallel()
 	scene.Require(t, "gdb", "ptrace", "root")
 	gdb := scene.Hang(t)
 	pid := strconv.Itoa(gdb.PID)
@@ -457,14 +490,19 @@ func TestRepairPlan(t *testing.T) {
 		t.Errorf("exit code %d: %s%s", code, out, stderr)
 	}
 	unchanged("dry run")
+	text := out
 	out, _, code = whosefd(t, "repair", "--dry-run", "--format", "json", pid)
 	var res repairResult
 	if err := json.Unmarshal([]byte(out), &res); err != nil || code != exitNothing || !res.DryRun || int(res.Plan.PID) != gdb.PID ||
-		!slices.ContainsFunc(res.Plan.Steps, func(s analyze.Step) bool { return s.Kind == analyze.StepRetake }) ||
-		!slices.ContainsFunc(res.Plan.Steps, func(s analyze.Step) bool { return s.Kind == analyze.StepReplace }) {
+		!slices.ContainsFunc(res.Plan.Steps, func(s event.Step) bool { return s.Kind == event.StepReplace }) {
 		t.Errorf("exit code %d, %v: %s", code, err, out)
 	}
 	unchanged("dry run as JSON")
+	for _, s := range res.Plan.Steps {
+		if s.Call != nil && !strings.Contains(text, "     "+s.Call.String()+"\n") {
+			t.Errorf("the text does not have %s", s.Call)
+		}
+	}
 	if out, stderr, code := asNobody(t, "repair", pid); code != exitTrouble || out != "" || strings.Count(stderr, "\n") != 1 {
 		t.Errorf("an ordinary user: exit code %d, %q %q", code, out, stderr)
 	}
@@ -488,6 +526,7 @@ func TestRepairPlan(t *testing.T) {
 
 // A gdb with nothing wrong is left as it is.
 func TestRepairHealthy(t *testing.T) {
+	t.Parallel()
 	scene.Require(t, "gdb", "ptrace", "root")
 	gdb := scene.Debug(t, "from_memory", "--cure")
 	gdb.Expect(stopAtFoo)
@@ -513,6 +552,7 @@ func TestRepairHealthy(t *testing.T) {
 
 // Signals in the middle of a repair neither break it nor get lost.
 func TestRepairSignals(t *testing.T) {
+	t.Parallel()
 	scene.Require(t, "gdb", "ptrace", "root")
 	gdb := scene.Hang(t)
 	stop, stopped := make(chan struct{}), make(chan struct{})
@@ -548,6 +588,7 @@ func TestRepairSignals(t *testing.T) {
 
 // However the repair that stays as a guard is ended, gdb runs on and answers.
 func TestRepairEnds(t *testing.T) {
+	t.Parallel()
 	scene.Require(t, "gdb", "ptrace", "root")
 	for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGKILL} {
 		t.Run(sig.String(), func(t *testing.T) {
@@ -579,6 +620,7 @@ func TestRepairEnds(t *testing.T) {
 // repaired; a breakpoint in the shipped function is hit; the client gets its
 // result.
 func TestStory(t *testing.T) {
+	t.Parallel()
 	scene.Require(t, "gdb", "ptrace", "root")
 	service := scene.RFaaS(t, "--wait", "--clients", "1")
 	gdb := scene.StartGDB(t, scene.GDB{Args: []string{"-p", strconv.Itoa(service.Executor)}})
@@ -616,6 +658,7 @@ func TestStory(t *testing.T) {
 
 // Ended before it came to anything, repair says so, and gdb hangs as before.
 func TestRepairEndedBefore(t *testing.T) {
+	t.Parallel()
 	scene.Require(t, "gdb", "ptrace", "root")
 	// Not a child of this process, whose waiting for it would meet its stops.
 	gdb := scene.StartGDB(t, scene.GDB{Launcher: behind, Args: []string{filepath.Join(scene.Build(t), "from_memory")}})

@@ -26,6 +26,8 @@ func (a *app) report() *cobra.Command {
 	var (
 		t          target
 		f          reportFlags
+		fl         filterFlags
+		rf         redactFlags
 		inferiors  []string
 		debuginfod bool
 	)
@@ -42,40 +44,50 @@ standard input.
 With a process, or without an argument, the running debugger is looked at, as
 explain does; such a report has no list of calls.`,
 		PreRunE: func(cmd *cobra.Command, _ []string) error {
-			if !cmd.Flags().Changed("format") {
-				f.format = formatOf(f.output)
+			if !cmd.Flags().Changed("format") && !cmd.Flags().Changed("json") {
+				var err error
+				if f.format, err = formatOf(f.output); err != nil {
+					return err
+				}
 			}
 			return f.check(a)
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
+			filter, err := fl.filter()
+			if err != nil {
+				return err
+			}
 			an := analyze.New()
-			c := &report.Case{Excerpt: analyze.NewExcerpt(f.calls), Tables: analyze.NewTables(analyze.Filter{}), Descriptors: an.Table, Tool: tool()}
+			c := &report.Case{Excerpt: analyze.NewExcerpt(f.calls), Tables: an.Tables(filter), Descriptors: an.Descriptors, Tool: tool()}
+			c.Excerpt.Filter = filter
 			add := func(ev event.Event) {
 				mark := an.Add(ev)
 				c.Tables.Add(ev, mark)
 				c.Excerpt.Add(ev, mark)
 			}
-			if len(args) > 0 && t.pid == "" && isInput(args[0]) {
+			if files, ok := a.inputs(&t, args); ok {
 				if err := liveOnly(cmd, "inferior", "debuginfod"); err != nil {
 					return err
 				}
-				counts, err := a.readSource(args, add)
+				from, err := a.files(files, &rf, false)
+				if err != nil {
+					return err
+				}
+				counts, err := from.read(add)
 				if err != nil {
 					return err
 				}
 				addCounts(c.Tables, counts)
 			} else {
-				if err := cobra.MaximumNArgs(1)(cmd, args); err != nil {
-					return err
-				}
-				events, err := a.evidence(&t, args, inferiors, debuginfod)
+				events, err := a.evidence(&t, args, inferiors, nil, debuginfod)
 				if err != nil {
 					return err
 				}
-				for _, ev := range events {
+				for _, ev := range rf.events(a, events) {
 					add(ev)
 				}
 			}
+			a.sayIfNone(c.Tables, &filter)
 			c.Diagnosis = an.Diagnosis()
 			if err := f.write(a, c); err != nil {
 				return err
@@ -83,10 +95,12 @@ explain does; such a report has no list of calls.`,
 			return findingsExit(c.Diagnosis)
 		},
 	}
-	t.flag(cmd)
-	formatFlag(cmd, &f.format, "html", "markdown", "text", "csv")
+	t.flag(a, cmd)
+	fl.flags(cmd)
+	rf.flags(cmd)
+	formatFlag(cmd, &f.format, "html", "markdown", "text", "csv", "json")
 	cmd.Flags().StringVarP(&f.output, "output", "o", "", "write to this file; it is made for its owner only")
-	cmd.Flags().StringSliceVar(&f.which, "show", nil, "of csv, which table: calls, summary, fds (default: all)")
+	cmd.Flags().StringSliceVar(&f.which, "show", nil, "of csv, which tables: calls, summary, fds (default: all)")
 	complete(cmd, "show", "calls", "summary", "fds")
 	cmd.Flags().IntVar(&f.calls, "calls", analyze.DefaultExcerpt, "keep at most this many calls: the first, the last, and those around what was found")
 	cmd.Flags().StringSliceVar(&inferiors, "inferior", nil, "a process that the debugger looks at, where it is not its tracer")
@@ -100,13 +114,11 @@ func (f *reportFlags) check(a *app) error {
 		return err
 	}
 	switch {
-	case len(f.which) > 1:
-		return errors.New("--show: one table, or all")
 	case len(f.which) > 0 && f.format != "csv":
 		return errors.New("--show is for --format csv")
 	case f.calls < 0:
 		return fmt.Errorf("--calls %d: below zero", f.calls)
-	case f.output == "" && f.format == "html" && a.terminal(a.out) > 0:
+	case (f.output == "" || isStdout(f.output)) && f.format == "html" && a.terminal(a.out) > 0:
 		return errors.New("a page is no good on a terminal: give -o FILE, or --format text")
 	case f.output == "":
 		return nil
@@ -115,22 +127,30 @@ func (f *reportFlags) check(a *app) error {
 }
 
 // formatOf is the format that a file's name asks for.
-func formatOf(name string) string {
-	switch strings.ToLower(filepath.Ext(name)) {
-	case ".md", ".markdown":
-		return "markdown"
-	case ".csv":
-		return "csv"
-	case ".txt":
-		return "text"
+func formatOf(name string) (string, error) {
+	if isStdout(name) {
+		return "html", nil
 	}
-	return "html"
+	switch ext := strings.ToLower(filepath.Ext(name)); ext {
+	case "", ".html", ".htm":
+		return "html", nil
+	case ".md", ".markdown":
+		return "markdown", nil
+	case ".csv":
+		return "csv", nil
+	case ".txt":
+		return "text", nil
+	case ".json":
+		return "json", nil
+	default:
+		return "", fmt.Errorf("-o %s: no report ends in %s: .html, .md, .txt, .csv and .json do; or say --format", name, ext)
+	}
 }
 
 // write writes the report where it is to go.
 func (f *reportFlags) write(a *app, c *report.Case) error {
-	if f.output == "" {
-		return f.render(a.out, c, a.style(a.out))
+	if f.output == "" || isStdout(f.output) {
+		return a.paged(func(w io.Writer) error { return f.render(w, c, a.style(w)) })
 	}
 	var buf bytes.Buffer
 	if err := f.render(&buf, c, report.Style{}); err != nil {
@@ -145,12 +165,10 @@ func (f *reportFlags) render(w io.Writer, c *report.Case, st report.Style) error
 		return report.Markdown(w, c)
 	case "text":
 		return report.CaseText(w, c, st)
+	case "json":
+		return report.JSON(w, c.Diagnosis)
 	case "csv":
-		table := ""
-		if len(f.which) > 0 {
-			table = f.which[0]
-		}
-		return report.CaseCSV(w, c, table)
+		return report.CaseCSV(w, c, f.which)
 	}
 	return report.HTML(w, c)
 }

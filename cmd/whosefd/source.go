@@ -18,13 +18,28 @@ import (
 )
 
 // isSource says whether an argument names files to be read rather than a
-// process.
+// process; "-" is standard input.
 func isSource(arg string) bool {
 	return arg == "-" || isFile(arg) || strings.TrimLeft(arg, "0123456789") != "" && len(threadFiles(arg)) > 0
 }
 
-// isInput says the same; "-" is standard input.
-func isInput(arg string) bool { return arg == "-" || isSource(arg) }
+// inputs gives the files that a command is to read, and whether there are any,
+// rather than a process to look at: those in its arguments, or a file on standard
+// input. A pipe there may be anybody's, and is read where "-" says so.
+func (a *app) inputs(t *target, args []string) ([]string, bool) {
+	if len(t.pids) > 0 {
+		return nil, false
+	}
+	if len(args) == 0 {
+		f, ok := a.in.(*os.File)
+		if !ok {
+			return nil, false
+		}
+		st, err := f.Stat()
+		return []string{"-"}, err == nil && st.Mode().IsRegular()
+	}
+	return args, isSource(args[0])
+}
 
 // threadFiles gives the files of strace -ff by their prefix, in the order of
 // the threads.
@@ -50,7 +65,9 @@ func threadFiles(prefix string) []string {
 // threadOf is the thread that the name of a file of strace -ff ends with: LOG.12,
 // also LOG.12.gz; 0 where it has none.
 func threadOf(name string) event.TID {
-	name = strings.TrimSuffix(strings.TrimSuffix(name, ".gz"), ".zst")
+	if ext := filepath.Ext(name); slices.Contains([]string{".gz", ".zst", ".xz", ".bz2"}, ext) {
+		name = strings.TrimSuffix(name, ext)
+	}
 	n, err := strconv.ParseInt(name[strings.LastIndexByte(name, '.')+1:], 10, 32)
 	if err != nil || n <= 0 || !strings.Contains(name, ".") {
 		return 0
@@ -119,7 +136,6 @@ func (a *app) readThreads(names []string, each func(event.Event)) ([]straceio.Co
 // readLog reads a log of strace.
 func (a *app) readLog(name string, files []*input, each func(event.Event), in ...straceio.Input) ([]straceio.Count, error) {
 	r := straceio.NewReader(in...)
-	defer r.Close() // before the files are
 	n := 0
 	for ; ; n++ {
 		ev, err := r.Next()

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"html"
 	"io"
 	"os"
 	"os/exec"
@@ -13,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -74,6 +76,7 @@ func callsOf(t *testing.T, files ...string) (calls []string, links map[string]bo
 // Whatever the options of strace, the log says the same as our own recording of
 // the same program.
 func TestStraceOptions(t *testing.T) {
+	t.Parallel()
 	scene.Require(t, "strace", "ptrace", "ls", "gcc")
 	dir := t.TempDir()
 	for _, name := range []string{"a", "b\tc", "ä\"<>", strings.Repeat("long", 50)} {
@@ -140,6 +143,7 @@ func at(list []string, i int) string {
 
 // The files of strace -ff, by their prefix and one by one, compressed too.
 func TestStraceThreads(t *testing.T) {
+	t.Parallel()
 	prefix := straced(t, []string{"-ff", "-ttt"}, "sh", "-c", "cat /dev/null; ls / >/dev/null")
 	files, err := filepath.Glob(prefix + ".*")
 	if err != nil || len(files) < 3 {
@@ -174,6 +178,7 @@ func TestStraceThreads(t *testing.T) {
 
 // What is no evidence is refused in one line, that says where and why.
 func TestNoSource(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	write := func(name, text string) string {
 		file := filepath.Join(dir, name)
@@ -200,6 +205,97 @@ func TestNoSource(t *testing.T) {
 			if code != exitTrouble || out != "" || strings.Count(stderr, "\n") != 1 || !strings.Contains(stderr, tc.want) {
 				t.Errorf("%s %v: exit code %d, %q, %q, want %q", command, tc.args, code, out, stderr, tc.want)
 			}
+		}
+	}
+}
+
+// What a log that was pasted says: the verdict, whose it is, and what was left out.
+func TestPastedLogs(t *testing.T) {
+	t.Parallel()
+	const opens = "openat(AT_FDCWD, \"/proc/self/fd/4\", O_RDONLY|O_CLOEXEC) = 16\nfstat(16, {st_mode=S_IFIFO|0600, st_size=0, ...}) = 0\n"
+	for _, tc := range []struct {
+		name, log     string
+		code          int
+		verdict, says string
+		pid           event.PID
+	}{
+		{"interrupted by Ctrl-C", "strace: Process 100 attached\n" + opens + "read(16, ^Cstrace: Process 100 detached\n <detached ...>\n", exitFindings, "hang", "got its own pipe", 100},
+		{"quoted", "> " + strings.ReplaceAll(opens, "\n", "\n> ") + "read(16,\n", exitFindings, "hang", "got its own pipe", 0},
+		{"the wait alone", "strace: Process 100 attached\nread(16<pipe:[7]>, ^Cstrace: Process 100 detached\n <detached ...>\n", exitNothing, "blocked", "waits for data on descriptor 16, pipe:[7] (in read)", 100},
+		{"a child runs another program", "100 pipe2([3, 4], O_CLOEXEC) = 0\n100 vfork( <unfinished ...>\n105 execve(\"/bin/sh\", [\"sh\"], 0x55d0 <unfinished ...>\n100 <... vfork resumed>) = 105\n105 <... execve resumed>) = 0\n100 " +
+			strings.ReplaceAll(opens, "\nf", "\n100 f") + "100 read(16,  <unfinished ...>\n105 exit_group(0) = ?\n", exitFindings, "hang", "the debugger (pid 100) opened", 100},
+		{"it has ended", "execve(\"/bin/a\", [\"a\"], 0x7ff0) = 0\nexit_group(0) = ?\n", exitNothing, "ok", "a has no inferior whose names it could have opened, and has ended.", 0},
+		{"attached before", "ptrace(PTRACE_CONT, 300, NULL, 0) = 0\nwait4(300, NULL, __WALL, NULL) = 300\n", exitNothing, "ok", "opened no name", 0},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "log")
+			if err := os.WriteFile(file, []byte(tc.log), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			d, code := diagnosis(t, file)
+			if code != tc.code || d.Verdict != tc.verdict || !strings.Contains(string(d.Summary), tc.says) {
+				t.Errorf("exit code %d, %s: %s", code, d.Verdict, d.Summary)
+			}
+			if d.Debugger == nil && tc.pid != 0 || d.Debugger != nil && d.Debugger.PID != tc.pid {
+				t.Errorf("debugger %+v", d.Debugger)
+			}
+			if len(d.Missing) > 0 {
+				t.Errorf("missing %v", d.Missing)
+			}
+		})
+	}
+
+	file := filepath.Join(t.TempDir(), "log")
+	if err := os.WriteFile(file, []byte("close(3) = 0\nhello\nopenat(AT_FDCWD, \"/etc/ld.so.ca\nclose(4) = 0\nclose(5) = 0\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	page := filepath.Join(t.TempDir(), "page.html")
+	for _, args := range [][]string{{"explain", file}, {"table", file}, {"table", "--format", "json", file}, {"report", file, "-o", page}} {
+		out, stderr, _ := whosefd(t, args...)
+		if args[0] == "report" {
+			b, err := os.ReadFile(page)
+			if err != nil {
+				t.Fatal(err)
+			}
+			out = html.UnescapeString(string(b))
+		}
+		for _, want := range []string{"1 line of the log is not strace's (the first: line 2)", "1 call is cut off (the first: line 3)"} {
+			if !strings.Contains(out+stderr, want) {
+				t.Errorf("%v does not say %q", args, want)
+			}
+		}
+	}
+}
+
+// What is suspicious comes out only at the end of a log: table --findings shows the
+// calls all the same, also of what can be read once only.
+func TestFindingsOfLog(t *testing.T) {
+	const log = "openat(AT_FDCWD, \"/etc/passwd\", O_RDONLY) = 3\nopenat(AT_FDCWD, \"/proc/self/fd/4\", O_RDONLY|O_CLOEXEC) = 16\nfstat(16, {st_mode=S_IFIFO|0600, st_size=0, ...}) = 0\nread(16, "
+	dir := t.TempDir()
+	file, fifo, healthy := filepath.Join(dir, "log"), filepath.Join(dir, "fifo"), filepath.Join(dir, "healthy")
+	for name, text := range map[string]string{file: log, healthy: "openat(AT_FDCWD, \"/etc/passwd\", O_RDONLY) = 3\n"} {
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	go func() { _ = os.WriteFile(fifo, []byte(log), 0o600) }()
+	for name, want := range map[string]string{file: "openat read", fifo: "openat read", healthy: ""} {
+		out, stderr, code := whosefd(t, "table", "--findings", "--format", "json", name)
+		var got struct{ Calls []struct{ Name, Rule string } }
+		if err := json.Unmarshal([]byte(out), &got); err != nil {
+			t.Fatalf("%v: %s", err, stderr)
+		}
+		var names []string
+		for _, c := range got.Calls {
+			if names = append(names, c.Name); c.Rule != "self-fd" {
+				t.Errorf("%s: %+v", name, c)
+			}
+		}
+		if all := strings.Join(names, " "); all != want || (code == exitFindings) != (want != "") {
+			t.Errorf("%s: exit code %d, %q, want %q", name, code, all, want)
 		}
 	}
 }
@@ -256,6 +352,7 @@ func evidence(f *analyze.Finding, kind, text string) bool {
 // A real gdb that hangs under strace: the log is cut off in the middle of the
 // read.
 func TestExplainStraceLog(t *testing.T) {
+	t.Parallel()
 	for _, tc := range []struct {
 		options string
 		pipe    bool // the log has the pipe's inode
@@ -315,6 +412,7 @@ func TestExplainStraceLog(t *testing.T) {
 // strace attached to a running gdb, before it hangs: with -f, since then the
 // inferior is not strace's tracee.
 func TestExplainStraceLogAttached(t *testing.T) {
+	t.Parallel()
 	for _, options := range []string{"-y", "-f -tt"} {
 		t.Run(options, func(t *testing.T) {
 			t.Parallel()

@@ -1,16 +1,20 @@
 package main
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
 	"io"
 	"math"
 	"runtime/debug"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"whosefd/analyze"
 	"whosefd/analyze/report"
+	"whosefd/analyze/straceio"
 	"whosefd/tracer/decode"
 	"whosefd/tracer/event"
 )
@@ -20,18 +24,40 @@ type filterFlags struct {
 	calls, paths []string
 	fds, tids    []int
 	findings     bool
+	failed       bool
+	expr         string
 }
 
 func (f *filterFlags) flags(cmd *cobra.Command) {
-	cmd.Flags().StringSliceVar(&f.calls, "call", nil, "only these system calls")
-	cmd.Flags().StringSliceVar(&f.paths, "path", nil, "only calls whose name or target holds this text, or matches this pattern")
+	cmd.Flags().StringSliceVarP(&f.calls, "call", "e", nil, "only these system calls: names, patterns (open*), classes (%file, %desc, %stat); !… all others")
+	completeList(cmd, "call", func() []string {
+		names, _ := decode.Choose([]string{"%all"}) // means some
+		return append([]string{"%file", "%desc", "%stat"}, names...)
+	})
+	cmd.Flags().StringSliceVarP(&f.paths, "path", "P", nil, "only calls whose name or target holds this text, or matches this pattern (*.so*)")
 	cmd.Flags().IntSliceVar(&f.fds, "fd", nil, "only calls on these descriptors")
 	cmd.Flags().IntSliceVar(&f.tids, "tid", nil, "only calls of these threads")
+	cmd.Flags().BoolVarP(&f.failed, "failed", "Z", false, "only calls that failed")
 	cmd.Flags().BoolVar(&f.findings, "findings", false, "only suspicious calls")
+	f.exprFlag(cmd)
 }
 
-func (f *filterFlags) filter() (analyze.Filter, error) {
-	out := analyze.Filter{Calls: f.calls, Paths: f.paths, Findings: f.findings}
+// exprFlag adds --filter, with which all of the others can be said.
+func (f *filterFlags) exprFlag(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.expr, "filter", "", `only calls for which this is true: 'call == "openat" && path =~ "^/proc/" && errno != "" && dur > 1ms'; with && || ! == < in, =~ (a regular expression), and of `+
+		strings.Join(analyze.CallFields, ", "))
+}
+
+func (f *filterFlags) filter() (out analyze.Filter, err error) {
+	out = analyze.Filter{Paths: f.paths, Findings: f.findings, Failed: f.failed}
+	if out.Calls, err = chosenCalls(f.calls); err != nil {
+		return out, err
+	}
+	if f.expr != "" {
+		if out.Expr, err = analyze.CallExpr(f.expr); err != nil {
+			return out, fmt.Errorf("--filter: %w", err)
+		}
+	}
 	for _, fd := range f.fds {
 		if fd < 0 || fd > math.MaxInt32 {
 			return out, fmt.Errorf("--fd %d: not a descriptor", fd)
@@ -44,24 +70,59 @@ func (f *filterFlags) filter() (analyze.Filter, error) {
 		}
 		out.TIDs = append(out.TIDs, event.TID(tid))
 	}
-	return out, knownCalls(f.calls)
+	return out, nil
+}
+
+// chosenCalls are the calls that --call means, or strace's -e, whose trace= may
+// stand before them.
+func chosenCalls(given []string) ([]string, error) {
+	patterns := slices.Clone(given)
+	for i, p := range patterns {
+		what, rest, found := strings.Cut(p, "=")
+		if found && what != "trace" && what != "t" {
+			return nil, fmt.Errorf("--call %q: calls can be chosen, nothing else (strace's -e %s= has no counterpart)", p, what)
+		} else if found {
+			patterns[i] = rest
+		}
+	}
+	names, err := decode.Choose(patterns)
+	if err != nil {
+		return nil, fmt.Errorf("--call %w", err)
+	}
+	return names, nil
+}
+
+// sayIfNone says that a filter let nothing through, which an empty table does not,
+// or that it could not be applied.
+func (a *app) sayIfNone(t *analyze.Tables, f *analyze.Filter) {
+	if err := f.Expr.Err(); err != nil {
+		a.say("--filter: some calls were left out, since it has no value there: %v", err)
+	}
+	if chosen, of := t.Chosen(); chosen == 0 && of > 0 {
+		a.say("none of the %d calls is one that was asked for", of)
+	}
 }
 
 func (a *app) table() *cobra.Command {
 	var (
 		fl     filterFlags
+		rf     redactFlags
 		format string
-		which  []string
+		sf     showFlags
 		rows   int
 	)
 	cmd := &cobra.Command{
-		Use:   "table FILE…",
+		Use:   "table [FILE…]",
 		Short: "Print the tables of a recording or a log of strace: calls, summary by call, descriptors",
 		Long: `Prints tables of a recording made with -o, or of a log of strace; of strace -ff
 give the prefix, or all files. Calls that whosefd does not decode are in the
-summary only.`,
-		Args: cobra.MinimumNArgs(1),
+summary only. Without a FILE, standard input is read.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 && a.terminal(a.in) > 0 {
+				return errors.New("which file? Give a recording or a log of strace, as an argument or on standard input")
+			} else if len(args) == 0 {
+				args = []string{"-"}
+			}
 			filter, err := fl.filter()
 			if err != nil {
 				return err
@@ -69,76 +130,145 @@ summary only.`,
 			if rows < 1 || rows > maxRows {
 				return fmt.Errorf("--rows %d: not from 1 to %d", rows, maxRows)
 			}
-			filter.Rows = rows
-			shown, err := tableNames(which)
+			filter.Rows, filter.Fold = rows, slices.Contains([]string{"table", "text", "markdown"}, format)
+			shown, err := sf.names()
 			if err != nil {
 				return err
 			}
 			// Little is kept: collecting garbage less often costs some 3 MB, and saves
 			// a twentieth of the time.
 			defer debug.SetGCPercent(debug.SetGCPercent(300))
-			an, tables := analyze.New(), analyze.NewTables(filter)
-			counts, err := a.readSource(args, func(ev event.Event) { tables.Add(ev, an.Add(ev)) })
+			an := analyze.New()
+			tables := an.Tables(filter)
+			var found []analyze.Finding
+			from, err := a.files(args, &rf, fl.findings)
+			if err != nil {
+				return err
+			}
+			if fl.findings { // what is suspicious about a call may come out only later
+				first := analyze.New()
+				if _, err := from.read(func(ev event.Event) { first.Add(ev) }); err != nil {
+					return err
+				}
+				found = first.Diagnosis().Findings
+			}
+			var lost []string
+			calls := newCallWriter(a.out, format)
+			counts, err := from.read(func(ev event.Event) {
+				mark := an.Add(ev)
+				if mark == (analyze.Mark{}) {
+					mark = analyze.MarkOf(ev, found)
+				}
+				tables.Add(ev, mark)
+				if call, ok := ev.(*event.Syscall); calls != nil && (!ok || filter.Match(call, mark)) {
+					calls.add(ev, mark)
+				}
+				if l, ok := ev.(*event.Lost); ok && len(lost) < maxLost && !slices.Contains(lost, l.Reason) {
+					lost = append(lost, l.Reason)
+				}
+			})
 			if err != nil {
 				return err
 			}
 			addCounts(tables, counts)
-			return a.showTables(tables, shown, report.Format(format))
+			a.sayIfNone(tables, &filter)
+			err = a.paged(func(w io.Writer) error {
+				if calls != nil {
+					return calls.end()
+				}
+				if len(shown) == 0 && report.Format(format) == report.FormatTable && a.terminal(a.out) > 0 {
+					if err := report.Verdict(w, an.Diagnosis(), a.style(w)); err != nil {
+						return err
+					}
+				}
+				return report.Tables(w, tables, shown, report.Format(format), a.style(w))
+			})
+			for _, reason := range lost {
+				a.say("%s", reason)
+			}
+			if err == nil && len(found) > 0 {
+				return exit{code: exitFindings}
+			}
+			return err
 		},
 	}
 	fl.flags(cmd)
 	cmd.Flags().IntVar(&rows, "rows", analyze.DefaultRows, "show at most this many calls, and as many closed descriptors, the latest")
-	formatFlag(cmd, &format, "table", "text", "json", "markdown", "csv")
-	cmd.Flags().StringSliceVar(&which, "show", nil, "which tables: calls, summary, fds (default: all)")
-	complete(cmd, "show", "calls", "summary", "fds")
+	formatFlag(cmd, &format, "table", "text", "json", "jsonl", "markdown", "csv", "strace", "chrome")
+	cmd.Flags().Lookup("format").Usage += "; strace is the text that strace -f -ttt -T -y writes, chrome a trace for Perfetto and chrome://tracing, both of all calls"
+	sf.flags(cmd, "all")
+	rf.flags(cmd)
 	return cmd
 }
+
+// callWriter writes calls as they come, in a format of another tool.
+type callWriter struct {
+	add func(event.Event, analyze.Mark)
+	end func() error
+}
+
+// newCallWriter gives nil for a format of tables.
+func newCallWriter(to io.Writer, format string) *callWriter {
+	w := bufio.NewWriterSize(to, 1<<16)
+	var err error // the first is the one
+	var add func(event.Event, analyze.Mark) error
+	var end func() error
+	switch format {
+	case "strace":
+		s := straceio.NewWriter(w)
+		add, end = func(ev event.Event, _ analyze.Mark) error { return s.Write(ev) }, s.Close
+	case "chrome":
+		c := report.NewChrome(w)
+		add, end = c.Add, c.Close
+	default:
+		return nil
+	}
+	return &callWriter{
+		add: func(ev event.Event, mark analyze.Mark) {
+			if err == nil {
+				err = add(ev, mark)
+			}
+		},
+		end: func() error {
+			if err == nil {
+				err = end()
+			}
+			return errors.Join(err, w.Flush())
+		},
+	}
+}
+
+// maxLost bounds the reasons that are told why the tables are not complete.
+const maxLost = 32
 
 // maxRows bounds the memory that a table may need.
 const maxRows = 10_000_000
 
-// oneTable are the tables that can be asked for.
-var oneTable = map[string]func(io.Writer, *analyze.Tables, report.Format, report.Style) error{
-	"calls": report.Calls, "summary": report.Summary, "fds": report.Descriptors,
+// showFlags choose tables.
+type showFlags struct {
+	which []string
+	all   bool
+}
+
+func (s *showFlags) flags(cmd *cobra.Command, otherwise string) {
+	cmd.Flags().StringSliceVar(&s.which, "show", nil, "which tables: "+strings.Join(report.Names, ", ")+" (default: "+otherwise+")")
+	cmd.Flags().BoolVar(&s.all, "all", false, "show all tables")
+	completeList(cmd, "show", func() []string { return report.Names })
+}
+
+func (s *showFlags) names() ([]string, error) {
+	if s.all {
+		return report.Names, nil
+	}
+	return tableNames(s.which)
 }
 
 // tableNames checks the names of tables; none means all.
 func tableNames(which []string) ([]string, error) {
 	for _, name := range which {
-		if oneTable[name] == nil {
-			return nil, fmt.Errorf("--show %q: not one of calls, summary, fds", name)
+		if !slices.Contains(report.Names, name) {
+			return nil, fmt.Errorf("--show %q: not one of %s", name, strings.Join(report.Names, ", "))
 		}
 	}
 	return which, nil
-}
-
-func (a *app) showTables(t *analyze.Tables, which []string, f report.Format) error {
-	if len(which) == 0 {
-		return report.Tables(a.out, t, f, a.style(a.out))
-	}
-	if len(which) > 1 && f != report.FormatTable && f != report.FormatText && f != report.FormatMarkdown {
-		return errors.New("--show: one table at a time in this format, or all")
-	}
-	for i, name := range which {
-		if i > 0 {
-			if _, err := fmt.Fprintln(a.out); err != nil {
-				return err
-			}
-		}
-		if err := oneTable[name](a.out, t, f, a.style(a.out)); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// knownCalls refuses the name of a call that is never shown: a slip of the
-// fingers would give an empty table.
-func knownCalls(names []string) error {
-	for _, name := range names {
-		if row, ok := decode.ByName(name); !ok || !row.Shown {
-			return fmt.Errorf("--call %q: no call of that name is decoded", name)
-		}
-	}
-	return nil
 }

@@ -15,6 +15,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"whosefd/analyze/report"
 	"whosefd/samples/scene"
 )
 
@@ -36,6 +37,7 @@ func across(want string, args []string, commands ...string) (all []wrongUse) {
 // Whatever is wrong with the arguments, a process or a file gets one line on
 // standard error and exit code 2; nothing else is written, and no file.
 func TestUsage(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	write := func(name, text string) string {
 		path := filepath.Join(dir, name)
@@ -84,7 +86,7 @@ func TestUsage(t *testing.T) {
 	add(across("not one of", []string{"--format", "yaml"}, "explain 1", "report 1", "table x", "repair 1", "preflight 1", "ps", "doctor")...)
 	add(across("not one of", []string{"--color", "pink"}, "explain 1", "table x", "trace -p 1", "ps", "doctor", "man x")...)
 	add(across("empty", []string{"--color="}, "explain", "table x", "trace", "ps", "doctor")...)
-	add(across("unknown command", []string{"x"}, "", "ps", "doctor", "completion bash")...)
+	add(across("unknown command", []string{"x"}, "", "doctor", "completion bash")...)
 	add(across("no command", []string{"nothing"}, "help", "help trace")...)
 
 	for given, want := range map[string]string{
@@ -119,13 +121,13 @@ func TestUsage(t *testing.T) {
 		}
 	}
 	for _, one := range []struct{ args, want string }{
-		{"explain 1 2", "arg"}, {"table", "arg"}, {"man", "arg"}, {"man a b", "arg"}, {"preflight", "which process"}, {"repair 1 2", "arg"}, {"preflight 1 2", "arg"},
+		{"explain 1 2 --json", "arg"}, {"explain 1 99999999", "no such process"}, {"table", "empty"}, {"man", "arg"}, {"man a b", "arg"}, {"preflight", "which process"}, {"repair 1 2", "arg"}, {"preflight 1 2", "arg"},
 		{"man " + noDir, "no such file"}, {"man " + mine, "not a directory"},
-		{"table --show all " + good, "not one of"}, {"table --show calls,fds --format csv " + good, "one table"},
+		{"table --show all " + good, "not one of"},
 		{"table --call opne " + good, "no call of that name"}, {"table --call= " + good, "empty"}, {"table --fd x " + good, "invalid"},
 		{"table --fd -1 " + good, "not a descriptor"}, {"table --fd 4294967296 " + good, "not a descriptor"}, {"table --tid 0 " + good, "not a thread"},
 		{"table --tid -7 " + good, "not a thread"}, {"table --path= " + good, "empty"}, {"table " + good + " " + good, "several files"},
-		{"report --calls -1 " + good, "below zero"}, {"report --calls x " + good, "invalid"}, {"report --show calls " + good, "csv"}, {"report --format csv --show calls,fds " + good, "one table"},
+		{"report --calls -1 " + good, "below zero"}, {"report --calls x " + good, "invalid"}, {"report --show calls " + good, "csv"},
 		{"trace --", "no command"}, {"trace -- no-such-program-here", "not found"}, {"trace -- " + folder, "directory"}, {"trace -- " + mine, "permission denied"},
 		{"guard -- " + noDir, "no such file"}, {"trace -p " + self + " -- true", "not both"}, {"trace 1 2", "arguments"},
 		{"trace -p " + self + " --for soon", "invalid"}, {"trace -p " + self + " --for -1s", "--for"}, {"trace -p " + self + " --for 0", "--for"},
@@ -203,7 +205,10 @@ func harmless(t *testing.T, what any, text string) {
 	}
 }
 
-func TestTraceCommand(t *testing.T) {
+func TestTraceCommand(t *testing.T) { bothEngines(t, testTraceCommand) }
+
+func testTraceCommand(t *testing.T) {
+	t.Parallel()
 	scene.Require(t, "ptrace")
 	t.Run("exit code, and whose output is whose", func(t *testing.T) {
 		out, stderr, code := whosefd(t, "trace", "--", "sh", "-c", "echo mine; cat /dev/null; exit 7")
@@ -237,22 +242,32 @@ func TestTraceCommand(t *testing.T) {
 }
 
 // Each way to end a trace leaves the process as it was.
-func TestTraceEnds(t *testing.T) {
+func TestTraceEnds(t *testing.T) { bothEngines(t, testTraceEnds) }
+
+func testTraceEnds(t *testing.T) {
+	t.Parallel()
 	scene.Require(t, "ptrace")
 	sleeper := func(t *testing.T) *exec.Cmd {
 		t.Helper()
-		cmd := exec.Command("sleep", "300")
+		cmd := exec.Command("cat")
+		in, err := cmd.StdinPipe() // which nobody writes to
+		if err != nil {
+			t.Fatal(err)
+		}
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+		t.Cleanup(func() { _ = in.Close(); _ = cmd.Process.Kill(); _ = cmd.Wait() })
+		eventually(t, "it reads", func() bool {
+			return strings.HasPrefix(procFile(t, cmd.Process.Pid, "wchan"), "pipe_read") || strings.HasPrefix(procFile(t, cmd.Process.Pid, "wchan"), "anon_pipe_read")
+		})
 		return cmd
 	}
 	for name, sig := range map[string]syscall.Signal{"INT": syscall.SIGINT, "TERM": syscall.SIGTERM, "HUP": syscall.SIGHUP, "QUIT": syscall.SIGQUIT, "KILL": syscall.SIGKILL} {
 		t.Run(name, func(t *testing.T) {
 			cmd := sleeper(t)
 			r := startWhosefd(t, "trace", "-p", strconv.Itoa(cmd.Process.Pid))
-			eventually(t, "traced", func() bool { return statusLine(t, cmd.Process.Pid, "TracerPid") != "0" })
+			eventually(t, "traced", func() bool { return strings.Contains(r.stdout.String(), "unfinished") })
 			if err := r.Process.Signal(sig); err != nil {
 				t.Fatal(err)
 			}
@@ -281,7 +296,7 @@ func TestTraceEnds(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer func() { _ = busy.Process.Kill(); _ = busy.Wait() }()
-		cmd := exec.Command(binary(t), "trace", "-p", strconv.Itoa(busy.Process.Pid))
+		cmd := exec.Command(binary(t), append(command(t, "trace")[1:], "-p", strconv.Itoa(busy.Process.Pid))...)
 		cmd.Stdout = full
 		out, _ := cmd.StderrPipe()
 		if err := cmd.Start(); err != nil {
@@ -298,13 +313,24 @@ func TestTraceEnds(t *testing.T) {
 }
 
 func TestDoctor(t *testing.T) {
+	t.Parallel()
 	scene.Require(t, "ptrace")
 	out, _, code := whosefd(t, "doctor", "--format", "json")
-	var checks []struct {
-		Name string
-		OK   bool
-	}
-	if err := json.Unmarshal([]byte(out), &checks); err != nil || code != exitNothing || len(checks) < 8 {
+	var list []report.CheckJSON
+	if err := json.Unmarshal([]byte(out), &list); err != nil || code != exitNothing || len(list) < 8 || list[0].Schema != report.DoctorSchema {
 		t.Errorf("exit code %d, %v\n%s", code, err, out)
+	}
+}
+
+// Of a command that is nearly one, the right name is said.
+func TestMistyped(t *testing.T) {
+	t.Parallel()
+	for typed, want := range map[string]string{
+		"exlpain": `whosefd: unknown command "exlpain" for "whosefd"; did you mean explain?` + "\n",
+		"xyzzy":   `whosefd: unknown command "xyzzy" for "whosefd"` + "\n",
+	} {
+		if out, stderr, code := whosefd(t, typed); code != exitTrouble || out != "" || stderr != want {
+			t.Errorf("%s: exit code %d, %q%q", typed, code, out, stderr)
+		}
 	}
 }
