@@ -1,6 +1,7 @@
-// Command bench shows what whosefd costs, as ratios to its peers, each pair
+// Command bench shows what whosefd costs, as ratios to its peers, which are
 // measured in turn in one run. It prints medians, and asserts nothing: the
-// machine's noise is for the reader to judge.
+// machine's noise is for the reader to judge. Where a machine does other work,
+// the ratio of CPU time says more than that of wall time.
 package main
 
 import (
@@ -15,15 +16,17 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
+	"time"
 
 	"whosefd/samples/scene"
 )
 
 func main() {
 	whosefd := flag.String("whosefd", "bin/whosefd", "the program to measure")
-	runs := flag.Int("n", 5, "runs of each command")
+	runs := flag.Int("n", 3, "runs of each command")
 	gdb := flag.String("gdb", "", "a gdb with debug info, to be explained too")
-	only := flag.String("only", "", "only one part: trace, explain, recording, log or memory")
+	only := flag.String("only", "", "only one part: calls, steps, explain, crowd, log or memory")
 	flag.Parse()
 	path, err := filepath.Abs(*whosefd)
 	if err == nil {
@@ -36,88 +39,148 @@ func main() {
 }
 
 func (b *bench) all(only, gdb string) {
+	began := time.Now()
 	var err error
 	if b.dir, err = os.MkdirTemp("", "whosefd-bench-"); err != nil {
 		b.t.Fatalf("%v", err)
 	}
 	b.t.Cleanup(func() { _ = os.RemoveAll(b.dir) })
-	for _, v := range [][]string{{b.whosefd, "--version"}, {"strace", "--version"}, {"gdb", "--version"}, {"jq", "--version"}, {"mawk", "-W", "version"}} {
-		fmt.Println(b.version(v...))
+	b.bin = scene.Build(b.t)
+	for _, v := range [][]string{{b.whosefd, "--version"}, {"uname", "-sr"}, {"strace", "--version"}, {"perf", "--version"},
+		{"bpftrace", "--version"}, {"gdb", "--version"}} {
+		fmt.Println(version(v...))
+	}
+	b.ebpf = exec.Command(b.whosefd, "trace", "--engine", "ebpf", "-o", b.file("probe.jsonl"), "--", "true").Run() == nil
+	if !b.ebpf {
+		fmt.Println("--engine ebpf does not work here, not measured: see whosefd doctor")
 	}
 	fmt.Printf("medians of %d runs\n\n", b.runs)
-	b.line("what", "whosefd", "peer", "ratio", "goal")
-	bin := scene.Build(b.t)
-	parts := []struct {
+	row("what", "whosefd", "peer", "ratio", "of CPU", "goal")
+	for _, part := range []struct {
 		name string
 		run  func()
 	}{
-		{"trace", func() { b.tracing(bin) }},
-		{"explain", func() { b.explaining("", "0.1"); b.explaining(gdb, "0.5") }},
-		{"recording", func() { b.reading(bin) }},
-		{"log", func() { b.logs(bin) }},
-		{"memory", func() { b.memory(bin) }},
-	}
-	for _, p := range parts {
-		if only == "" || only == p.name {
-			p.run()
+		{"calls", b.calls},
+		{"steps", b.steps},
+		{"explain", func() { b.explain("", "0.1"); b.explain(gdb, "") }},
+		{"crowd", b.crowd},
+		{"log", b.logs},
+		{"memory", b.long},
+	} {
+		if only == "" || only == part.name {
+			part.run()
 		}
 	}
+	fmt.Printf("\nin %v\n", time.Since(began).Round(time.Second))
 }
 
 func (b *bench) file(name string) string { return filepath.Join(b.dir, name) }
 
-// tracing compares following a program with strace, and with the least that a
-// ptrace loop can do.
-func (b *bench) tracing(bin string) {
-	busy := filepath.Join(bin, "busy")
-	record, log := b.file("trace.jsonl"), b.file("strace.log")
-	launched := run(b.whosefd, "trace", "-o", record, "--", busy)
-	strace := run("strace", "-f", "-y", "-o", log, busy)
-	b.pair("80,000 calls, launched, against strace -f -y -o FILE", "0.25", launched, strace)
-	attached := func(tracer ...string) command {
-		return func() (measured, error) {
-			cmd := exec.Command(busy, "20000", "attach")
-			if err := cmd.Start(); err != nil {
-				return measured{}, err
-			}
-			defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
-			return run(append(tracer, "-p", strconv.Itoa(cmd.Process.Pid))...)()
-		}
-	}
-	b.pair("the same, attached with -p", "0.25", attached(b.whosefd, "trace", "-o", record), attached("strace", "-f", "-y", "-o", log))
-	b.pair("the same, launched, --cpu off", "", run(b.whosefd, "trace", "--cpu", "off", "-o", record, "--", busy), strace)
-	b.pair("80,000 calls, against a bare ptrace loop on one CPU", "1.5", launched, run(filepath.Join(bin, "bareloop"), busy))
-	steps := []string{"gdb", "-nx", "-batch", "-ex", "break main", "-ex", "run", "-ex",
-		"python\nfor i in range(3000): gdb.execute('stepi', to_string=True)\n", filepath.Join(bin, "from_file")}
-	b.pair("gdb stepping 3,000 instructions, against strace -y -o FILE", "0.25",
-		run(append([]string{b.whosefd, "trace", "-o", record, "--"}, steps...)...), run(append([]string{"strace", "-y", "-o", log}, steps...)...))
-	b.pair("the same under guard, against untraced", "5", run(append([]string{b.whosefd, "guard", "--"}, steps...)...), run(steps...))
-	b.pair("(a bare ptrace loop around it, against untraced)", "",
-		run(append([]string{filepath.Join(bin, "bareloop")}, steps...)...), run(steps...))
+// traced is the command that traces another one.
+func (b *bench) traced(engine string, argv ...string) command {
+	return run(append([]string{b.whosefd, "trace", "--engine", engine, "-o", b.file(engine + ".jsonl"), "--"}, argv...)...)
 }
 
-// explaining compares with a second gdb that looks at a hung one. The hung gdb
-// is the one on the PATH, unless another is named.
-func (b *bench) explaining(path, goal string) {
-	what := "explain of a hung gdb"
-	debugger := "gdb"
-	var gdb *scene.Session
-	if path == "" {
-		if goal != "0.1" {
-			return
+// printed has bpftrace print the calls that busy makes, with their names and results.
+const printed = `
+tracepoint:syscalls:sys_enter_openat /pid == cpid/ { @name[tid] = args->filename; }
+tracepoint:syscalls:sys_exit_openat /pid == cpid/ { printf("%d openat(\"%s\") = %d\n", tid, str(@name[tid]), args->ret); }
+tracepoint:syscalls:sys_enter_read /pid == cpid/ { @fd[tid] = args->fd; @n[tid] = args->count; }
+tracepoint:syscalls:sys_exit_read /pid == cpid/ { printf("%d read(%d, %d) = %d\n", tid, @fd[tid], @n[tid], args->ret); }
+tracepoint:syscalls:sys_enter_pread64 /pid == cpid/ { @fd[tid] = args->fd; @n[tid] = args->count; }
+tracepoint:syscalls:sys_exit_pread64 /pid == cpid/ { printf("%d pread64(%d, %d) = %d\n", tid, @fd[tid], @n[tid], args->ret); }
+tracepoint:syscalls:sys_enter_close /pid == cpid/ { @fd[tid] = args->fd; }
+tracepoint:syscalls:sys_exit_close /pid == cpid/ { printf("%d close(%d) = %d\n", tid, @fd[tid], args->ret); }
+`
+
+// calls compares following a program with the peers, and with the least that a
+// ptrace loop can do.
+func (b *bench) calls() {
+	busy, log := filepath.Join(b.bin, "busy"), b.file("strace.log")
+	bpftrace := func(argv string) command {
+		return run("bpftrace", "-o", b.file("bpftrace.log"), "-e", printed, "-c", argv)
+	}
+	subjects := []subject{
+		{"ptrace", b.traced("ptrace", busy)},
+		{"bareloop", run(filepath.Join(b.bin, "bareloop"), busy)},
+		{"untraced", run(busy)},
+		{"strace", run("strace", "-f", "-y", "-o", log, busy)},
+		{"strace on one CPU", run("taskset", "-c", "0", "strace", "-f", "-y", "-o", log, busy)},
+		{"perf trace", run("perf", "trace", "-o", b.file("perf.log"), busy)},
+		{"bpftrace", bpftrace(busy)},
+		{"bpftrace, loading", bpftrace(busy + " 0")},
+	}
+	if b.ebpf {
+		subjects = append(subjects, subject{"ebpf", b.traced("ebpf", busy)}, subject{"loading", b.traced("ebpf", busy, "0")})
+	}
+	of := b.measure(subjects...)
+	for _, name := range []string{"ebpf", "bpftrace"} { // what it takes to load them is told apart
+		m, ok := of[name]
+		load, ok2 := of[map[string]string{"ebpf": "loading", "bpftrace": "bpftrace, loading"}[name]]
+		if ok && ok2 {
+			of[name+", loaded"] = m.less(load)
 		}
+	}
+	better := "strace"
+	if s, ok := of["strace on one CPU"]; ok && s.wall < of["strace"].wall {
+		better = "strace on one CPU"
+	}
+	against("80,000 calls recorded by ptrace, against a bare ptrace loop on one CPU", "1.3", of, "ptrace", "bareloop")
+	against("  against strace -f -y -o FILE", "", of, "ptrace", "strace")
+	against("  against the same under taskset -c 0", "", of, "ptrace", "strace on one CPU")
+	against("  against the better of the two", "0.85", of, "ptrace", better)
+	against("80,000 calls recorded by eBPF, loading included, against strace", "0.12", of, "ebpf", "strace")
+	against("  against strace under taskset -c 0", "", of, "ebpf", "strace on one CPU")
+	against("  against perf trace -o FILE", "", of, "ebpf", "perf trace")
+	against("  against the program alone", "", of, "ebpf", "untraced")
+	against("  without loading, against bpftrace printing the same without loading", "1", of, "ebpf, loaded", "bpftrace, loaded")
+}
+
+// steps compares a gdb that steps.
+func (b *bench) steps() {
+	argv := []string{"gdb", "-nx", "-batch", "-ex", "break main", "-ex", "run", "-ex",
+		"python\nfor i in range(3000): gdb.execute('stepi', to_string=True)\n", filepath.Join(b.bin, "from_file")}
+	guarded := func(engine string) command {
+		return run(append([]string{b.whosefd, "guard", "--engine", engine, "--"}, argv...)...)
+	}
+	subjects := []subject{
+		{"untraced", run(argv...)},
+		{"bareloop", run(append([]string{filepath.Join(b.bin, "bareloop")}, argv...)...)},
+		{"guard, ptrace", guarded("ptrace")},
+		{"strace", run(append([]string{"strace", "-y", "-o", b.file("strace.log")}, argv...)...)},
+	}
+	if b.ebpf {
+		subjects = append(subjects, subject{"trace", b.traced("ebpf", argv...)}, subject{"guard", guarded("ebpf")})
+	}
+	of := b.measure(subjects...)
+	against("gdb stepping 3,000 instructions, traced by eBPF, against untraced", "1.3", of, "trace", "untraced")
+	against("  guarded with eBPF, against untraced", "1.2", of, "guard", "untraced")
+	against("  guarded with ptrace, against a bare ptrace loop around it", "1.15", of, "guard, ptrace", "bareloop")
+	against("  (strace -y -o FILE, against untraced)", "", of, "strace", "untraced")
+}
+
+// explain compares with a second gdb that looks at a hung one. The hung gdb
+// is the one on the PATH, unless another is named.
+func (b *bench) explain(path, goal string) {
+	what, debugger := "explain of a hung gdb", "gdb"
+	var gdb *scene.Session
+	switch {
+	case path == "" && goal == "":
+		return
+	case path == "":
 		gdb = scene.Hang(b.t)
-	} else {
+	default:
 		debugger = path
 		what = "explain of a gdb with debug info"
 		if st, err := os.Stat(path); err == nil {
 			what += fmt.Sprintf(" (%d MB)", st.Size()>>20)
 		}
-		gdb = scene.StartGDB(b.t, scene.GDB{Path: path, Args: []string{"-ex", "break foo", "-ex", "run", filepath.Join(scene.Build(b.t), "from_memory")}})
+		gdb = scene.StartGDB(b.t, scene.GDB{Path: path, Args: []string{"-ex", "break foo", "-ex", "run", filepath.Join(b.bin, "from_memory")}})
 	}
 	gdb.WaitBlocked(scene.Patience)
 	pid := strconv.Itoa(gdb.PID)
-	b.pair(what+", against gdb -p PID -batch -ex bt", goal, run(b.whosefd, "explain", pid), run(debugger, "-nx", "-p", pid, "-batch", "-ex", "bt"))
+	of := b.measure(subject{"explain", run(b.whosefd, "explain", pid)}, subject{"gdb", run(debugger, "-nx", "-p", pid, "-batch", "-ex", "bt")})
+	against(what+", against gdb -p PID -batch -ex bt", goal, of, "explain", "gdb")
 	var stopped []float64
 	for range max(b.runs, 10) {
 		out, _ := exec.Command(b.whosefd, "explain", "--format", "json", pid).Output() // exit code 1: a finding
@@ -127,46 +190,85 @@ func (b *bench) explaining(path, goal string) {
 			} `json:"stack"`
 		}
 		if err := json.Unmarshal(out, &d); err != nil || len(d.Stack) == 0 {
-			b.line("the time for which it is stopped", "not told", "", "", "")
+			row("  the time for which it is stopped", "not told", "", "", "", "")
 			return
 		}
 		stopped = append(stopped, d.Stack[0].StoppedUS/1000)
 	}
-	middle := median(stopped)
-	b.line("the time for which it is stopped: median, largest", fmt.Sprintf("%.2f ms", middle), fmt.Sprintf("%.2f ms", stopped[len(stopped)-1]), "", "5 ms")
+	as := func(ms float64) float64 { return ms }
+	row("  the time for which it is stopped: median", fmt.Sprintf("%.2f ms", median(stopped, as)), "", "", "", "1 ms")
 	gdb.Kill()
 }
 
-// reading compares reading a recording of a million calls with jq.
-func (b *bench) reading(bin string) {
-	if !b.has("jq") {
-		return
+// crowd compares explain on a machine with 5,000 processes more, which have 10
+// descriptors each, with one with 100 more.
+func (b *bench) crowd() {
+	gdb := scene.Hang(b.t)
+	gdb.WaitBlocked(scene.Patience)
+	var all []*exec.Cmd
+	defer func() {
+		for _, c := range all {
+			_ = c.Process.Kill()
+		}
+		for _, c := range all {
+			_ = c.Wait()
+		}
+		gdb.Kill()
+	}()
+	of := map[string]measured{}
+	for _, n := range []int{100, 5000} {
+		for len(all) < n {
+			c := exec.Command("sleep", "600")
+			c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+			if err := startWithPipes(c, 3); err != nil {
+				fmt.Printf("(only %d processes can be started: %v)\n", len(all), err)
+				return
+			}
+			all = append(all, c)
+		}
+		name := strconv.Itoa(n)
+		of[name] = b.measure(subject{name, run(b.whosefd, "explain", strconv.Itoa(gdb.PID))})[name]
 	}
-	record := b.file("long.jsonl")
-	if _, err := run(b.whosefd, "trace", "-o", record, "--", filepath.Join(bin, "busy"), "250000")(); err != nil {
-		b.t.Fatalf("%v", err)
-	}
-	jq := run("jq", "-c", ".", record)
-	b.pair("explain of a recording of a million calls, against jq -c .", "0.1", run(b.whosefd, "explain", record), jq)
-	b.pair("table of it, against jq -c .", "0.1", run(b.whosefd, "table", record), jq)
+	against("explain with 5,000 processes and 50,000 descriptors, against with 100", "5", of, "5000", "100")
+	memory("  its memory", "5", of, "5000", "100")
 }
 
-// logs compares reading a log of strace's with mawk, which only counts.
-func (b *bench) logs(bin string) {
-	if !b.has("mawk") {
-		return
+// startWithPipes starts a command that has some pipes of its own, both ends, and a file.
+func startWithPipes(c *exec.Cmd, pipes int) error {
+	self, err := os.Open("/proc/self/exe")
+	if err != nil {
+		return err
 	}
+	c.ExtraFiles = append(c.ExtraFiles, self)
+	for range pipes {
+		r, w, err := os.Pipe()
+		if err != nil {
+			return err
+		}
+		c.ExtraFiles = append(c.ExtraFiles, r, w)
+	}
+	err = c.Start()
+	for _, f := range c.ExtraFiles {
+		_ = f.Close() // they are the command's
+	}
+	return err
+}
+
+// logs shows that reading a long log of strace's takes no more memory than a short one.
+func (b *bench) logs() {
 	short, long := b.file("short.log"), b.file("long.log")
-	if _, err := run("strace", "-y", "-o", short, filepath.Join(bin, "busy"), "2500")(); err != nil {
-		b.t.Fatalf("%v", err)
+	if _, err := run("strace", "-y", "-o", short, filepath.Join(b.bin, "busy"), "2500")(); err != nil {
+		fmt.Printf("(no log of strace's: %v)\n", err)
+		return
 	}
 	if err := repeat(long, short, 100); err != nil {
 		b.t.Fatalf("%v", err)
 	}
-	table := run(b.whosefd, "table", long)
-	b.pair("table of an strace log of a million lines, against mawk", "2", table,
-		run("mawk", "-F(", "{n[$1]++} END {for (k in n) print k, n[k]}", long))
-	b.sizes("memory of it, against that of a log of 10,000 lines", "", table, run(b.whosefd, "table", short))
+	of := b.measure(subject{"long", run(b.whosefd, "table", long)}, subject{"short", run(b.whosefd, "table", short)})
+	memory("memory of tables from an strace log of a million lines, of 10,000", "1.25", of, "long", "short")
+	if m, ok := of["long"]; ok {
+		row("  the time for them", seconds(m.wall), "", "", "", "")
+	}
 }
 
 // repeat writes the contents of a file n times.
@@ -189,39 +291,32 @@ func repeat(to, from string, n int) error {
 	return f.Close()
 }
 
-// memory shows that a long trace needs no more of it than a short one, and
-// loses nothing.
-func (b *bench) memory(bin string) {
-	record := b.file("memory.jsonl")
-	trace := func(rounds string) command {
-		return run(b.whosefd, "trace", "-o", record, "--", filepath.Join(bin, "busy"), rounds)
+// long shows that a long trace needs no more memory than a short one, and what it
+// loses.
+func (b *bench) long() {
+	engine := "ptrace"
+	if b.ebpf {
+		engine = "ebpf"
 	}
-	const long = 1_250_000
-	b.sizes("memory after 5 million calls, against after 100,000", "1.1", trace(strconv.Itoa(long)), trace("25000"))
-	if _, err := trace(strconv.Itoa(long))(); err != nil {
-		b.t.Fatalf("%v", err)
+	const rounds = 1_250_000
+	of := map[string]measured{}
+	for _, n := range []int{25_000, rounds} { // the long one last: its calls are counted
+		m, err := b.traced(engine, filepath.Join(b.bin, "busy"), strconv.Itoa(n))()
+		if err != nil {
+			fmt.Printf("(a long trace: %v)\n", err)
+			return
+		}
+		of[strconv.Itoa(n)] = m
 	}
-	calls, lost, err := count(record)
+	memory("memory of a trace ("+engine+") of 5 million calls, of 100,000", "1.1, 64 MiB", of, strconv.Itoa(rounds), "25000")
+	calls, lost, err := count(b.file(engine + ".jsonl"))
 	if err != nil {
 		b.t.Fatalf("%v", err)
 	}
-	b.line("events lost in 5 million", strconv.Itoa(4*long-calls+lost), "", "", "0")
+	row("  calls that are not in the record, and how many of them it says are lost", strconv.Itoa(4*rounds-calls), strconv.Itoa(lost), "", "", "0, or all")
 }
 
-// sizes prints the memory that two commands need at most.
-func (b *bench) sizes(what, goal string, ours, peers command) {
-	first, err := ours()
-	second, err2 := peers()
-	if err != nil || err2 != nil {
-		b.line(what, fmt.Sprint(err, err2), "", "", "")
-		return
-	}
-	b.line(what, mib(first.rss), mib(second.rss), fmt.Sprintf("%.3f", float64(first.rss)/float64(second.rss)), goal)
-}
-
-func mib(n int64) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)) }
-
-// count gives the calls that busy makes over and over, and the gaps.
+// count gives the calls that busy makes over and over, and those said to be lost.
 func count(record string) (calls, lost int, err error) {
 	f, err := os.Open(record)
 	if err != nil {
@@ -229,7 +324,7 @@ func count(record string) (calls, lost int, err error) {
 	}
 	defer f.Close()
 	r := bufio.NewReaderSize(f, 1<<20)
-	opened := ""
+	begun := false // busy's own calls, after those of its start
 	for {
 		line, err := r.ReadString('\n')
 		if err == io.EOF {
@@ -240,11 +335,15 @@ func count(record string) (calls, lost int, err error) {
 		}
 		switch {
 		case strings.HasPrefix(line, `{"type":"lost"`):
-			lost++
+			var l struct{ Count int }
+			if err := json.Unmarshal([]byte(line), &l); err != nil {
+				return 0, 0, err
+			}
+			lost += l.Count
 		case strings.Contains(line, `"name":"openat","path":"/proc/version"`):
-			opened = "yes"
+			begun = true
 			calls++
-		case opened != "" && (strings.Contains(line, `"name":"read"`) || strings.Contains(line, `"name":"pread64"`) || strings.Contains(line, `"name":"close"`)):
+		case begun && (strings.Contains(line, `"name":"read"`) || strings.Contains(line, `"name":"pread64"`) || strings.Contains(line, `"name":"close"`)):
 			calls++
 		}
 	}

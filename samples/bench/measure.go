@@ -20,19 +20,27 @@ type bench struct {
 	whosefd string
 	runs    int
 	dir     string // for what the programs write
+	bin     string // the sample programs
+	ebpf    bool   // that engine works here
 }
 
-// measured is what one run of a command took.
+// measured is what one run of a command took, or the medians of some.
 type measured struct {
 	wall time.Duration
-	rss  int64 // the largest resident set, bytes
+	cpu  time.Duration // of it and of those that it has waited for
+	rss  int64         // the largest resident set, bytes
+}
+
+// less gives what a part of the work did not take.
+func (m measured) less(part measured) measured {
+	return measured{wall: m.wall - part.wall, cpu: m.cpu - part.cpu, rss: m.rss}
 }
 
 // command is something to be measured.
 type command func() (measured, error)
 
 // within bounds one run.
-const within = 10 * time.Minute
+const within = 3 * time.Minute
 
 // run measures a command without a terminal, its output thrown away. Exit code
 // 1 says that there are findings.
@@ -48,8 +56,9 @@ func run(argv ...string) command {
 		err := cmd.Run()
 		m := measured{wall: time.Since(began)}
 		if err != nil && (cmd.ProcessState == nil || cmd.ProcessState.ExitCode() != 1) {
-			return m, fmt.Errorf("%s: %w", strings.Join(argv[:2], " "), err)
+			return m, fmt.Errorf("%s: %w", strings.Join(argv[:min(2, len(argv))], " "), err)
 		}
+		m.cpu = cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
 		if usage, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage); ok {
 			m.rss = usage.Maxrss << 10
 		}
@@ -57,53 +66,91 @@ func run(argv ...string) command {
 	}
 }
 
-// line prints a row. Without a goal the last column stays empty.
-func (b *bench) line(what, ours, peers, ratio, goal string) {
-	fmt.Printf("%-62s %10s %10s %7s  %s\n", what, ours, peers, ratio, goal)
+// subject is a command with a name of its own.
+type subject struct {
+	name string
+	run  command
 }
 
-// pair measures two commands in turn and prints the medians of their wall time.
-func (b *bench) pair(what, goal string, ours, peers command) {
-	var our, peer []time.Duration
+// measure runs commands in turn and gives the medians of each; without those that
+// fail, which it says.
+func (b *bench) measure(subjects ...subject) map[string]measured {
+	each := map[string][]measured{}
 	for range b.runs {
-		for _, c := range []struct {
-			run command
-			to  *[]time.Duration
-		}{{ours, &our}, {peers, &peer}} {
-			m, err := c.run()
+		subjects = slices.DeleteFunc(subjects, func(s subject) bool {
+			m, err := s.run()
 			if err != nil {
-				b.line(what, err.Error(), "", "", "")
-				return
+				fmt.Printf("(%s cannot be measured: %v)\n", s.name, err)
+				delete(each, s.name)
+				return true
 			}
-			*c.to = append(*c.to, m.wall)
+			each[s.name] = append(each[s.name], m)
+			return false
+		})
+	}
+	medians := map[string]measured{}
+	for name, all := range each {
+		medians[name] = measured{
+			wall: median(all, func(m measured) time.Duration { return m.wall }),
+			cpu:  median(all, func(m measured) time.Duration { return m.cpu }),
+			rss:  median(all, func(m measured) int64 { return m.rss }),
 		}
 	}
-	mine, theirs := median(our), median(peer)
-	b.line(what, seconds(mine), seconds(theirs), fmt.Sprintf("%.3f", mine.Seconds()/theirs.Seconds()), goal)
+	return medians
 }
 
-func seconds(d time.Duration) string { return fmt.Sprintf("%.3f s", d.Seconds()) }
-
-func median[T cmp.Ordered](xs []T) T {
+// median is that of a property.
+func median[M any, T cmp.Ordered](all []M, of func(M) T) T {
+	var xs []T
+	for _, m := range all {
+		xs = append(xs, of(m))
+	}
 	slices.Sort(xs)
 	return xs[len(xs)/2]
 }
 
-// has says whether a peer is installed, and that it is left out if not.
-func (b *bench) has(program string) bool {
-	if _, err := exec.LookPath(program); err != nil {
-		b.line("("+program+" is not installed: not compared)", "", "", "", "")
-		return false
-	}
-	return true
+// row prints a comparison; without a goal the last column stays empty.
+func row(what, ours, peers, ratio, cpu, goal string) {
+	fmt.Printf("%-66s %10s %10s %7s %7s  %s\n", what, ours, peers, ratio, cpu, goal)
 }
 
+// against prints the ratio of the time of two commands, if both were measured.
+func against(what, goal string, of map[string]measured, ours, peers string) {
+	mine, ok := of[ours]
+	theirs, ok2 := of[peers]
+	if ok && ok2 {
+		times(what, goal, mine, theirs)
+	}
+}
+
+func times(what, goal string, ours, peers measured) {
+	row(what, seconds(ours.wall), seconds(peers.wall), ratio(ours.wall, peers.wall), ratio(ours.cpu, peers.cpu), goal)
+}
+
+// memory prints the ratio of the memory that two commands need.
+func memory(what, goal string, of map[string]measured, ours, peers string) {
+	mine, ok := of[ours]
+	theirs, ok2 := of[peers]
+	if ok && ok2 {
+		row(what, mib(mine.rss), mib(theirs.rss), ratio(mine.rss, theirs.rss), "", goal)
+	}
+}
+
+func ratio[T ~int64](a, b T) string {
+	if b <= 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%.2f", float64(a)/float64(b))
+}
+
+func seconds(d time.Duration) string { return fmt.Sprintf("%.3f s", d.Seconds()) }
+func mib(n int64) string             { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)) }
+
 // version is the first line of what a program says of itself.
-func (b *bench) version(argv ...string) string {
-	cmd := exec.Command(argv[0], argv[1:]...)
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		return argv[0] + ": not here"
+func version(argv ...string) string {
+	out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput()
+	if err != nil && len(out) == 0 {
+		return argv[0] + ": not here, not compared"
 	}
 	line, _, _ := strings.Cut(string(out), "\n")
 	return line

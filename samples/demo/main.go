@@ -117,7 +117,7 @@ func (d *demo) record(pid int) {
 		d.t.Fatalf("trace: %v", err)
 	}
 	d.run(0, "table", "--path", "/proc/self/fd/4", "--show", "calls", file)
-	d.run(0, "table", "--show", "fds", "--findings", file)
+	d.run(1, "table", "--show", "fds", "--findings", file)
 	d.run(0, "table", "--show", "summary", file)
 }
 

@@ -34,10 +34,10 @@ var buildOnce = sync.OnceValues(func() (string, error) {
 	return dir, BuildDir(dir)
 })
 
-// Build32 is Build for a 32-bit machine, of which this one runs the programs.
+// Build32 is Build for a 32-bit machine; it skips where this one does not run its programs.
 func Build32(t TB) string {
 	t.Helper()
-	Require(t, "make", "gcc -m32")
+	Require(t, "make", "gcc -m32", "32-bit programs")
 	dir := filepath.Join(Build(t), "m32")
 	if err := BuildDir(dir, "CC=gcc -m32"); err != nil {
 		t.Fatalf("%v", err)
@@ -45,23 +45,23 @@ func Build32(t TB) string {
 	return dir
 }
 
-// tryM32 says whether the compiler, the C library and the kernel have 32 bits too.
-var tryM32 = sync.OnceValue(func() error {
+// try32 compiles a program of 32 bits and runs it.
+var try32 = sync.OnceValues(func() (compile, run error) {
+	if runtime.GOARCH != "amd64" {
+		return nil, fmt.Errorf("%s has no compiler for them", runtime.GOARCH)
+	}
 	dir, err := os.MkdirTemp("", "whosefd-m32-")
 	if err != nil {
-		return err
+		return err, nil
 	}
 	defer os.RemoveAll(dir)
 	program := filepath.Join(dir, "a")
 	cmd := exec.Command("gcc", "-m32", "-x", "c", "-o", program, "-")
 	cmd.Stdin = strings.NewReader("#include <stdio.h>\nint main(void) { return puts(\"\") < 0; }\n")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("gcc -m32: %w\n%s", err, out)
+		return fmt.Errorf("gcc -m32: %w\n%s", err, out), nil
 	}
-	if err := exec.Command(program).Run(); err != nil {
-		return fmt.Errorf("a 32-bit program: %w", err)
-	}
-	return nil
+	return nil, exec.Command(program).Run()
 })
 
 // BuildDir builds the samples in dir, with variables of make's. Any number of processes may do so at the

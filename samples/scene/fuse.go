@@ -36,29 +36,32 @@ type FUSE struct {
 // (see [FUSE.Command]).
 func MountFUSE(t TB, files ...string) *FUSE {
 	t.Helper()
+	dir := FUSEFolder(t)
+	f := &FUSE{Dir: dir, done: make(chan struct{})}
+	for _, path := range files {
+		f.names, f.paths = append(f.names, filepath.Base(path)), append(f.paths, path)
+	}
+	fd, err := mountFUSE(dir)
+	if err != nil {
+		t.Fatalf("%v", err)
+	}
+	f.dev = os.NewFile(uintptr(fd), "/dev/fuse") // only now: before, polling it is an error
+	go f.serve()
+	t.Cleanup(f.Close)
+	return f
+}
+
+// FUSEFolder is a new folder for a file system that another process serves. What is
+// mounted there at the end is unmounted.
+func FUSEFolder(t TB) string {
+	t.Helper()
 	Require(t, "root", "fuse")
 	removeDead()
 	dir, err := os.MkdirTemp("", fmt.Sprintf("%s%d-", fusePrefix, os.Getpid()))
 	if err != nil {
 		t.Fatalf("%v", err)
 	}
-	f := &FUSE{Dir: dir, done: make(chan struct{})}
-	for _, path := range files {
-		f.names, f.paths = append(f.names, filepath.Base(path)), append(f.paths, path)
-	}
-	fd, err := syscall.Open("/dev/fuse", syscall.O_RDWR|syscall.O_CLOEXEC|syscall.O_NONBLOCK, 0)
-	if err != nil {
-		t.Fatalf("open /dev/fuse: %v", err)
-	}
-	options := fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0,allow_other", fd)
-	if err := syscall.Mount("whosefd-test", dir, "fuse", syscall.MS_NOSUID|syscall.MS_NODEV, options); err != nil {
-		_ = syscall.Close(fd)
-		t.Fatalf("mount a FUSE file system: %v", err)
-	}
-	f.dev = os.NewFile(uintptr(fd), "/dev/fuse") // only now: before, polling it is an error
-	go f.serve()
 	t.Cleanup(func() {
-		f.Close()
 		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
 			t.Errorf("unmount %s: %v", dir, err)
 		}
@@ -66,7 +69,7 @@ func MountFUSE(t TB, files ...string) *FUSE {
 			t.Errorf("%v", err)
 		}
 	})
-	return f
+	return dir
 }
 
 // fusePrefix begins the names of the folders; the server's pid follows.
@@ -262,18 +265,29 @@ func (f *FUSE) attr(node uint64) []byte {
 	return b
 }
 
-// tryFUSE says whether the kernel has FUSE, and lets us serve it.
+// mountFUSE mounts a file system for the server that has the descriptor.
+func mountFUSE(dir string) (fd int, err error) {
+	fd, err = syscall.Open("/dev/fuse", syscall.O_RDWR|syscall.O_CLOEXEC|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return -1, fmt.Errorf("open /dev/fuse: %w", err)
+	}
+	options := fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0,allow_other", fd)
+	if err := syscall.Mount("whosefd-test", dir, "fuse", syscall.MS_NOSUID|syscall.MS_NODEV, options); err != nil {
+		_ = syscall.Close(fd)
+		return -1, fmt.Errorf("mount a FUSE file system: %w", err)
+	}
+	return fd, nil
+}
+
+// tryFUSE mounts one and unmounts it.
 func tryFUSE() error {
-	fs, err := os.ReadFile("/proc/filesystems")
+	dir, err := os.MkdirTemp("", fmt.Sprintf("%s%d-", fusePrefix, os.Getpid()))
 	if err != nil {
 		return err
 	}
-	if !strings.Contains(string(fs), "\tfuse\n") {
-		return errors.New("the kernel has no FUSE (/proc/filesystems)")
+	fd, err := mountFUSE(dir)
+	if err == nil {
+		err = errors.Join(syscall.Close(fd), syscall.Unmount(dir, syscall.MNT_DETACH))
 	}
-	fd, err := syscall.Open("/dev/fuse", syscall.O_RDWR|syscall.O_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("open /dev/fuse: %w", err)
-	}
-	return syscall.Close(fd)
+	return errors.Join(err, os.Remove(dir))
 }

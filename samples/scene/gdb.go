@@ -47,6 +47,8 @@ type Session struct {
 	tty  *os.File // the master side
 	out  *transcript
 	done chan struct{} // closed when the program on the terminal is reaped
+
+	drained chan struct{} // closed when all that the terminal has shown is in out
 }
 
 // Prompt matches gdb's prompt where nothing has been written behind it.
@@ -72,6 +74,8 @@ func StartGDB(t TB, g GDB) *Session {
 		mark: mark,
 		out:  newTranscript(),
 		done: make(chan struct{}),
+
+		drained: make(chan struct{}),
 	}
 	// A dumb terminal gets plain text. LINES and COLUMNS would override the
 	// terminal's size, debuginfod would go to the network, and with another
@@ -105,6 +109,7 @@ func StartGDB(t TB, g GDB) *Session {
 // drain reads the terminal to its end, which comes (as EIO, see tty_ioctl(4))
 // when nobody has the slave side open any more, or when it is closed here.
 func (s *Session) drain() {
+	defer close(s.drained)
 	defer s.out.end()
 	buf := make([]byte, 4096)
 	for {
@@ -256,14 +261,22 @@ func (s *Session) Inferior() int {
 	return pids[0]
 }
 
-// Wait waits until gdb (or its launcher) has ended and returns its exit code, as
-// Process.Wait has it.
+// Wait waits until gdb (or its launcher) has ended, and all that it has written is
+// in Output. It returns the exit code, as Process.Wait has it.
 func (s *Session) Wait() int {
 	s.t.Helper()
 	select {
 	case <-s.done:
 	case <-time.After(Patience):
 		s.t.Fatalf("gdb (pid %d) does not end\n%s", s.PID, s.Output())
+	}
+	// While something that it has started has the terminal, that does not end.
+	if len(marked(s.mark)) == 0 {
+		select {
+		case <-s.drained:
+		case <-time.After(Patience):
+			s.t.Fatalf("the terminal of gdb (pid %d) does not end\n%s", s.PID, s.Output())
+		}
 	}
 	return exitCode(s.cmd.ProcessState)
 }

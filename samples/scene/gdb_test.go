@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -60,11 +61,27 @@ func checkHang(t *testing.T, s *Session, fd int) {
 		t.Errorf("%s is held for writing by %v, not by gdb (pid %d) alone", read.link, got, s.PID)
 	}
 	s.Interrupt()
-	// Longer than gdb would need: that nothing happens can only be waited for.
-	time.Sleep(300 * time.Millisecond)
+	Eventually(t, "SIGINT has woken gdb, or waits for the inferior, which is stopped", func() bool {
+		now, _, err := readIn(s.PID)
+		return err == nil && now.switches != read.switches || pending(t, s.Inferior(), syscall.SIGINT)
+	})
 	if again := s.WaitBlocked(Patience); again != fd {
 		t.Errorf("after Ctrl-C it reads descriptor %d, not %d", again, fd)
 	}
+}
+
+// pending says whether a process has yet to take a signal (ShdPnd in proc_pid_status(5)).
+func pending(t *testing.T, pid int, signal syscall.Signal) bool {
+	t.Helper()
+	status, err := os.ReadFile(procPath(pid, "status"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	set, err := strconv.ParseUint(statusField(status, "ShdPnd"), 16, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return set>>(signal-1)&1 != 0
 }
 
 func TestHang(t *testing.T) {

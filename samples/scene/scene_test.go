@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -71,21 +72,28 @@ func TestPlayPanics(t *testing.T) {
 
 func TestRequire(t *testing.T) {
 	try := func(what string) error { return Play(&bytes.Buffer{}, func(t TB) { Require(t, what) }) }
-	if err := try("sh"); err != nil {
-		t.Errorf("sh: %v", err)
+	skipped := filepath.Join(t.TempDir(), "skipped")
+	if err := os.WriteFile(skipped, nil, 0o600); err != nil {
+		t.Fatal(err)
 	}
-	t.Setenv("WHOSEFD_REQUIRE", "")
-	if err := try("no-such-program"); !isExecError(err) || strings.Contains(err.Error(), "WHOSEFD_REQUIRE") {
-		t.Errorf("no-such-program: %v", err)
+	t.Setenv("WHOSEFD_SKIPPED", skipped)
+	abilities["flying"] = func() error { return errors.New("no wings") }
+	defer delete(abilities, "flying")
+	for _, tc := range []struct{ what, require, want string }{
+		{"sh", "", ""},
+		{"no-such-program", "", "no no-such-program: "},
+		{"no-such-program", "1", "WHOSEFD_REQUIRE=1, but "},
+		{"flying", "", "no flying: no wings"},
+		{"flying", "1", "no flying: no wings"},
+	} {
+		t.Setenv("WHOSEFD_REQUIRE", tc.require)
+		if err := try(tc.what); (err == nil) != (tc.want == "") || err != nil && !strings.HasPrefix(err.Error(), tc.want) {
+			t.Errorf("%+v: %v", tc, err)
+		}
 	}
-	t.Setenv("WHOSEFD_REQUIRE", "1")
-	if err := try("no-such-program"); !isExecError(err) || !strings.Contains(err.Error(), "WHOSEFD_REQUIRE=1") {
-		t.Errorf("no-such-program: %v", err)
+	if b, err := os.ReadFile(skipped); err != nil || string(b) != "no-such-program\nflying\nflying\n" {
+		t.Errorf("noted: %q, %v", b, err)
 	}
-}
-
-func isExecError(err error) bool {
-	return err != nil && strings.Contains(err.Error(), exec.ErrNotFound.Error())
 }
 
 func TestTranscript(t *testing.T) {

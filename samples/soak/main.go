@@ -39,8 +39,9 @@ func main() {
 	at := flag.Int("j", 2*runtime.NumCPU(), "how many sessions at a time")
 	var only plan
 	flag.StringVar(&only.command, "command", "", "only this one: trace, explain, repair or guard")
-	flag.StringVar(&only.session, "session", "", "only this one: works, hangs, launched or led")
-	flag.StringVar(&only.ending, "ending", "", "only this one, such as SIGKILL or \"closed pipe\"")
+	flag.StringVar(&only.engine, "engine", "", "only this one: auto or ptrace; of trace and guard")
+	flag.StringVar(&only.session, "session", "", "only this one: works, hangs, launched, led, deadlock or healthy")
+	flag.StringVar(&only.ending, "ending", "", "only this one, such as SIGKILL or \"closed pipe\"; of a deadlock or a healthy session which one")
 	flag.DurationVar(&only.delay, "delay", 0, "this time from the start of whosefd to its end, not a random one")
 	flag.IntVar(&only.fd, "fd", 0, "this descriptor of the library, not a random one")
 	flag.Parse()
@@ -77,7 +78,11 @@ func run(whosefd string, lasts time.Duration, rounds int, seed uint64, at int, o
 	if err := os.Link(whosefd, s.whosefd); err != nil {
 		return err
 	}
-	if err := scene.Play(io.Discard, func(t scene.TB) { s.samples = scene.Build(t); s.known(t) }); err != nil {
+	if err := scene.Play(io.Discard, func(t scene.TB) {
+		s.samples = scene.Build(t)
+		s.holder = scene.Compile(t, s.dir, "holder.c", holder, "gcc", "-g", "-O0", "-pthread")
+		s.known(t)
+	}); err != nil {
 		return fmt.Errorf("a session that nobody watches: %w", err)
 	}
 	fmt.Printf("seed %d, %v, %d sessions at a time\n", seed, lasts, at)
@@ -106,18 +111,18 @@ type plan struct {
 }
 
 // key is a line of the table.
-type key struct{ command, session, ending string }
+type key struct{ command, engine, session, ending string }
 
 // again is how to have the round again.
 func (p plan) again() string {
-	return fmt.Sprintf("go run ./samples/soak -j 1 -rounds 1 -command %s -session %s -ending %q -delay %v -fd %d",
-		p.command, p.session, p.ending, p.delay, p.fd)
+	return fmt.Sprintf("go run ./samples/soak -j 1 -rounds 1 -command %s -engine %q -session %s -ending %q -delay %v -fd %d",
+		p.command, p.engine, p.session, p.ending, p.delay, p.fd)
 }
 
 var (
 	sessions = map[string][]string{
 		"trace":   {"works", "works", "launched", "hangs"},
-		"explain": {"works", "hangs"},
+		"explain": {"works", "hangs", "deadlock", "deadlock", "healthy", "healthy"},
 		"repair":  {"hangs"},
 		"guard":   {"works", "launched", "hangs", "led"},
 	}
@@ -126,30 +131,45 @@ var (
 		"full disk", "few descriptors", "no descriptors", "no memory"}
 	// A launched debugger has the keyboard, and whosefd ignores its signals. Ended
 	// otherwise, trace prints its tables in between.
-	endingsLaunched = map[string][]string{"trace": {"SIGKILL"}, "guard": {"SIGTERM", "SIGHUP", "SIGKILL", "SIGKILL"}}
+	endingsLaunched = map[string][]string{"trace": {"SIGKILL"}, "guard": {"SIGTERM", "SIGHUP", "SIGKILL", "SIGKILL", atStop}}
 	// Not those of gdb's event pipe: docs/REPAIR.md, "Limits".
 	descriptors = []int{3, 4, 5, 6, 7, 9}
 	// atWork is SIGKILL while gdb is attached to, where that is short.
 	atWork = "SIGKILL at work"
+	// atStop is SIGKILL while gdb is in a stop, perhaps between a call and its repair.
+	atStop = "SIGKILL at stop"
 	// most is the longest delay of a session.
 	most = map[string]time.Duration{"works": 2 * time.Second, "launched": 2 * time.Second, "hangs": 400 * time.Millisecond, "led": 500 * time.Millisecond}
 )
 
 func newPlan(n int, random *rand.Rand, only plan) plan {
-	commands := []string{"trace", "explain", "repair", "guard", "repair", "guard"}
+	commands := []string{"trace", "explain", "repair", "guard", "explain", "repair", "guard"}
 	p := plan{key: key{command: cmp.Or(only.command, commands[n%len(commands)])}}
 	p.session = cmp.Or(only.session, pick(random, sessions[p.command]))
-	if p.session == "launched" {
+	if p.command == "trace" || p.command == "guard" {
+		p.engine = cmp.Or(only.engine, pick(random, []string{"auto", "ptrace"}))
+	}
+	switch p.session {
+	case "launched":
 		p.ending = pick(random, endingsLaunched[p.command])
-	} else if p.ending = pick(random, endings); p.session == "hangs" && random.IntN(4) == 0 {
-		p.ending = atWork
+	case "deadlock":
+		p.ending = pick(random, slices.Sorted(maps.Keys(deadlocks)))
+	case "healthy":
+		p.ending = pick(random, slices.Sorted(maps.Keys(healthy)))
+	default:
+		switch p.ending = pick(random, endings); {
+		case p.session == "hangs" && random.IntN(4) == 0:
+			p.ending = atWork
+		case p.session == "led" && random.IntN(3) == 0:
+			p.ending = atStop
+		}
 	}
 	p.ending = cmp.Or(only.ending, p.ending)
 	if p.ending == "full disk" && os.Geteuid() != 0 {
 		p.ending = "SIGKILL" // there is no disk to fill
 	}
 	p.fd = cmp.Or(only.fd, descriptors[random.IntN(len(descriptors))])
-	longest := most[p.session]
+	longest := cmp.Or(most[p.session], 1)
 	if p.command == "explain" {
 		longest = 100 * time.Millisecond
 	}
@@ -164,6 +184,7 @@ func pick(random *rand.Rand, from []string) string { return from[random.IntN(len
 
 type soak struct {
 	whosefd, samples, dir string
+	holder                string // a program, of which see there
 	// expected is what a session had that nobody watched.
 	expected struct {
 		transcript string
@@ -219,7 +240,8 @@ func (s *soak) play(p plan) {
 	r := &round{plan: p, s: s}
 	if err := scene.Play(io.Discard, func(t scene.TB) {
 		r.t = t
-		map[string]func(){"works": r.working, "launched": r.launched, "hangs": r.hanging, "led": r.led}[p.session]()
+		map[string]func(){"works": r.working, "launched": r.launched, "hangs": r.hanging, "led": r.led,
+			"deadlock": r.deadlocked, "healthy": r.healthily}[p.session]()
 	}); err != nil {
 		r.held(right, err.Error())
 	}
@@ -247,9 +269,9 @@ func (s *soak) play(p plan) {
 // print prints the tables and what was wrong, and says how many rounds that were.
 func (s *soak) print(took time.Duration) int {
 	rows := slices.SortedFunc(maps.Keys(s.tally), func(x, y key) int {
-		return cmp.Or(cmp.Compare(x.command, y.command), cmp.Compare(x.session, y.session), cmp.Compare(x.ending, y.ending))
+		return cmp.Or(cmp.Compare(x.command, y.command), cmp.Compare(x.engine, y.engine), cmp.Compare(x.session, y.session), cmp.Compare(x.ending, y.ending))
 	})
-	fmt.Printf("\n%-9s %-9s %-16s %5s %6s %6s %6s  %s\n", "command", "gdb", "ended by", "runs", "again", "spare", "wrong", "how whosefd ended")
+	fmt.Printf("\n%-9s %-7s %-9s %-16s %5s %6s %6s %6s  %s\n", "command", "engine", "gdb", "ended by", "runs", "again", "spare", "wrong", "how whosefd ended")
 	var all outcome
 	for _, k := range rows {
 		o := s.tally[k]
@@ -259,10 +281,10 @@ func (s *soak) print(took time.Duration) int {
 				ends = append(ends, fmt.Sprintf("%s: %d", e, o.ends[e]))
 			}
 		}
-		fmt.Printf("%-9s %-9s %-16s %5d %6d %6d %6d  %s\n", k.command, k.session, k.ending, o.runs, o.again, o.spare, o.wrong, strings.Join(ends, ", "))
+		fmt.Printf("%-9s %-7s %-9s %-16s %5d %6d %6d %6d  %s\n", k.command, k.engine, k.session, k.ending, o.runs, o.again, o.spare, o.wrong, strings.Join(ends, ", "))
 		all.runs, all.again, all.spare, all.wrong = all.runs+o.runs, all.again+o.again, all.spare+o.spare, all.wrong+o.wrong
 	}
-	fmt.Printf("%-9s %-9s %-16s %5d %6d %6d %6d  in %v\n", "all", "", "", all.runs, all.again, all.spare, all.wrong, took.Round(time.Second))
+	fmt.Printf("%-9s %-7s %-9s %-16s %5d %6d %6d %6d  in %v\n", "all", "", "", "", all.runs, all.again, all.spare, all.wrong, took.Round(time.Second))
 	fmt.Printf("\n%-64s %6s %6s\n", "promise", "runs", "broken")
 	for _, p := range promises {
 		if o := s.promised[p]; o != nil {

@@ -9,6 +9,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -162,16 +163,17 @@ func (r *round) launched() {
 	if err != nil {
 		r.t.Fatalf("%v", err)
 	}
-	gdb := r.s.start(r.t, self, behindArg, exe, r.command, "-o", filepath.Join(dir, "record"), "--")
+	gdb := r.s.start(r.t, self, behindArg, exe, r.command, "--engine", r.engine, "-o", filepath.Join(dir, "record"), "--")
 	inferior := gdb.Inferior()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		time.Sleep(r.delay)
-		for _, pid := range running(exe) {
-			if pid == tracerProcess(gdb.PID) {
-				_ = syscall.Kill(pid, signals[r.ending])
-			}
+		if r.ending == atStop {
+			awaitStop(gdb.PID)
+		}
+		if pid := parent(gdb.PID); slices.Contains(running(exe), pid) {
+			_ = syscall.Kill(pid, signals[r.ending])
 		}
 		r.held(untraced, within(func() string {
 			if tracer := tracerOf(gdb.PID); tracer > 0 {
@@ -248,10 +250,20 @@ var reached = regexp.MustCompile(`foo \(x=21\) at [^\n]*lib\.c:1`)
 
 // toTheEnd repairs gdb if it hangs, and has it go on to the program's end.
 func (r *round) toTheEnd(gdb *scene.Session) {
-	for deadline := time.Now().Add(30 * time.Second); !reached.MatchString(gdb.Output()); time.Sleep(20 * time.Millisecond) {
+	var repair <-chan string // runs already, and stays as a guard
+	for deadline := time.Now().Add(scene.Patience); !reached.MatchString(gdb.Output()); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			r.held(givenBack, "gdb shows:\n"+gdb.Output())
 			return
+		}
+		if repair != nil {
+			select {
+			case says := <-repair:
+				r.held(givenBack, says)
+				return
+			default:
+				continue
+			}
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), 500*time.Millisecond)
 		_, err := gdb.AwaitBlocked(ctx)
@@ -260,9 +272,7 @@ func (r *round) toTheEnd(gdb *scene.Session) {
 			continue // it does not hang
 		}
 		r.again = r.command == "repair" || r.command == "guard"
-		if !r.repair(gdb) {
-			return
-		}
+		repair = r.repair(gdb)
 	}
 	spare := 0
 	for _, link := range look(r.t, gdb).fds {
@@ -280,8 +290,9 @@ func (r *round) toTheEnd(gdb *scene.Session) {
 	r.held(givenBack, "")
 }
 
-// repair runs repair, which stays as a guard until the round's end.
-func (r *round) repair(gdb *scene.Session) bool {
+// repair runs repair, which stays as a guard until the round's end. What comes out
+// of the channel is how it has ended before.
+func (r *round) repair(gdb *scene.Session) <-chan string {
 	repair := exec.Command(r.s.whosefd, "repair", strconv.Itoa(gdb.PID))
 	repair.Env = scene.Environ(r.t)
 	var said bytes.Buffer
@@ -289,14 +300,12 @@ func (r *round) repair(gdb *scene.Session) bool {
 	if err := repair.Start(); err != nil {
 		r.t.Fatalf("repair: %v", err)
 	}
-	ended := make(chan struct{})
-	go func() { _ = repair.Wait(); close(ended) }()
+	says, ended := make(chan string, 1), make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = repair.Wait()
+		says <- fmt.Sprintf("repair: %v\n%s", repair.ProcessState, said.String())
+	}()
 	r.t.Cleanup(func() { _ = repair.Process.Kill(); <-ended })
-	select {
-	case <-ended:
-		r.held(givenBack, fmt.Sprintf("repair: %v\n%s", repair.ProcessState, said.String()))
-		return false
-	case <-time.After(500 * time.Millisecond):
-		return true
-	}
+	return says
 }

@@ -126,10 +126,13 @@ const (
 	codes     = "whosefd ends in the way that it should, without a dump"
 	honest    = "a gdb that hangs is never said to be all right"
 	oneTracer = "the inferior is gdb's alone"
+
+	toldDeadlock = "a deadlock is told, with its rule, and never said to be all right"
+	calm         = "no healthy session is ever said to hang"
 )
 
 // promises are all of them, in the table's order.
-var promises = []string{untraced, oneTracer, right, givenBack, cpuMasks, masks, others, terminal, stray, leftovers, codes, honest}
+var promises = []string{untraced, oneTracer, right, givenBack, cpuMasks, masks, others, terminal, stray, leftovers, codes, honest, toldDeadlock, calm}
 
 // compare holds a state against the one before.
 func (r *round) compare(was, is state) {

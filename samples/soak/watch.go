@@ -17,7 +17,7 @@ import (
 
 // signals are the endings that are one.
 var signals = map[string]syscall.Signal{"SIGINT": syscall.SIGINT, "SIGTERM": syscall.SIGTERM, "SIGHUP": syscall.SIGHUP,
-	"SIGQUIT": syscall.SIGQUIT, "SIGKILL": syscall.SIGKILL, atWork: syscall.SIGKILL}
+	"SIGQUIT": syscall.SIGQUIT, "SIGKILL": syscall.SIGKILL, atWork: syscall.SIGKILL, atStop: syscall.SIGKILL}
 
 // watcher is a whosefd that looks at a gdb.
 type watcher struct {
@@ -51,7 +51,7 @@ func (r *round) watch(pid int) *watcher {
 	w.dir, w.exe = r.ownProgram()
 	argv := []string{w.exe, r.command}
 	if r.command == "trace" || r.command == "guard" {
-		argv = append(argv, "-p")
+		argv = append(argv, "--engine", r.engine, "-p")
 	}
 	argv = append(argv, strconv.Itoa(pid))
 	wrap := func(script string) { argv = append([]string{"sh", "-c", script, "sh"}, argv...) }
@@ -125,12 +125,16 @@ func (w *watcher) hasEnded() bool {
 
 // end ends it as planned, after the delay, and judges how it ended.
 func (w *watcher) end(gdb int) {
-	for w.r.ending == atWork && tracerOf(gdb) == 0 && !w.hasEnded() {
+	// A trace without stops attaches to nobody.
+	for began := time.Now(); w.r.ending == atWork && tracerOf(gdb) == 0 && !w.hasEnded() && time.Since(began) < time.Second; {
 		runtime.Gosched()
 	}
 	select {
 	case <-w.ended:
 	case <-time.After(w.r.delay):
+	}
+	if w.r.ending == atStop {
+		awaitStop(gdb)
 	}
 	pid := w.cmd.Process.Pid
 	sig, isSignal := signals[w.r.ending]
@@ -145,17 +149,22 @@ func (w *watcher) end(gdb int) {
 	if isSignal {
 		_ = w.cmd.Process.Signal(sig) // it may have ended already
 	}
-	// What does not end by its ending, such as a guard that prints nothing, is asked to.
 	asked := ""
-	for i, ask := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
+	hasEnded := func(within time.Duration) bool {
 		select {
 		case <-w.ended:
-		case <-time.After(time.Duration(1+9*i) * time.Second):
-			if isSignal || i == 1 {
-				asked = fmt.Sprintf("it did not end by %s: %s", w.r.ending, w.stderr.String())
-			}
-			_ = w.cmd.Process.Signal(ask)
+			return true
+		case <-time.After(within):
+			return false
 		}
+	}
+	// What does not end by its ending, such as a guard that prints nothing, is asked to.
+	if !isSignal && !hasEnded(time.Second) {
+		_ = w.cmd.Process.Signal(syscall.SIGTERM)
+	}
+	if !hasEnded(scene.Patience) {
+		asked = fmt.Sprintf("it did not end by %s: %s", w.r.ending, w.stderr.String())
+		_ = w.cmd.Process.Kill()
 	}
 	select {
 	case <-w.ended:
@@ -178,14 +187,37 @@ func (w *watcher) end(gdb int) {
 	}))
 }
 
-// within asks until the answer is "", for three seconds.
+// within asks until the answer is "".
 func within(ask func() string) (answer string) {
-	for deadline := time.Now().Add(3 * time.Second); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
+	for deadline := time.Now().Add(scene.Patience); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
 		if answer = ask(); answer == "" {
 			return ""
 		}
 	}
 	return answer
+}
+
+// awaitStop waits until a process is in a stop of its tracer, but not for long.
+func awaitStop(pid int) {
+	for deadline := time.Now().Add(time.Second); time.Now().Before(deadline); runtime.Gosched() {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+		if err != nil || strings.HasPrefix(field(string(b), "State"), "t") {
+			return
+		}
+	}
+}
+
+// parent is the parent of a process; 0 for none.
+func parent(pid int) int {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0
+	}
+	n, err := strconv.Atoi(field(string(b), "PPid"))
+	if err != nil {
+		return 0
+	}
+	return n
 }
 
 // limit sets a limit of a process that runs (prlimit(2)).
@@ -233,17 +265,4 @@ func (w *watcher) badEnd() string {
 		return fmt.Sprintf("exit code %d: %s", status.ExitStatus(), stderr)
 	}
 	return ""
-}
-
-// tracerProcess is the process of the thread that traces pid; 0 for nobody.
-func tracerProcess(pid int) int {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", max(tracerOf(pid), 0)))
-	if err != nil {
-		return 0
-	}
-	process, err := strconv.Atoi(field(string(b), "Tgid"))
-	if err != nil {
-		return 0
-	}
-	return process
 }
