@@ -3,7 +3,10 @@
 PREFIX   = /usr/local
 FUZZTIME = 10s
 SOAK     = 10m
-VERSION := $(shell git describe --always --dirty 2>/dev/null || echo dev)
+# Where gdb looks for init files of the whole machine; empty where it does not.
+GDBINIT_DIR = $(shell gdb --configuration 2>/dev/null | sed -n 's/.*--with-system-gdbinit-dir=\([^ ]*\).*/\1/p')
+# A version is a tag vX.Y.Z. What is built between two says how far it is from the first.
+VERSION := $(shell sh .ci/version)
 
 GO_BUILD = go build -trimpath -buildvcs=false -ldflags '-X main.version=$(VERSION)'
 TOOL     = go tool -modfile=tools.mod
@@ -16,8 +19,9 @@ BUILD_DEPS = gcc libc6-dev
 DEMO_DEPS  = $(BUILD_DEPS) gdb
 TEST_DEPS  = $(DEMO_DEPS) g++ gdbserver strace binutils xz-utils python3 $(MULTILIB)
 LINT_DEPS  = shellcheck
+BPF_DEPS   = clang llvm libbpf-dev
 
-.PHONY: all build samples demo test lint bench soak matrix fuzz deps install clean help
+.PHONY: all generate build samples demo test lint bench soak matrix fuzz deps install dist clean help
 .NOTPARALLEL:
 
 ## all (or build): bin/whosefd, one static file
@@ -36,10 +40,10 @@ demo: build samples
 	sh .ci/deps $(DEMO_DEPS)
 	go run ./samples/demo -whosefd bin/whosefd
 
-## test: vet, all tests with the race detector, builds for other systems
+## test: vet, all tests, with the race detector where there are goroutines, builds for other systems
 test: deps build samples
 	go vet ./...
-	go test -race -shuffle=on -timeout 20m ./...
+	sh .ci/test -shuffle=on -parallel 6 -timeout 20m
 	GOARCH=arm64 go build -buildvcs=false ./...
 	GOOS=darwin go build ./analyze/...
 	GOOS=windows go build ./analyze/...
@@ -53,11 +57,17 @@ lint:
 	$(TOOL) go-errorlint -errorf -test=false ./...
 	$(TOOL) depguard ./...
 	GOARCH=arm64 "$$($(TOOL) -n depguard)" ./...
-	shellcheck .ci/run .ci/deps .ci/fuzz samples/matrix/matrix.sh
+	shellcheck .ci/run .ci/deps .ci/test .ci/fuzz .ci/dist .ci/version samples/matrix/matrix.sh samples/matrix/package.sh tracer/ebpf/bpf/generate.sh
+	sh tracer/ebpf/bpf/generate.sh --check
 
-## bench: what whosefd costs, as ratios to strace, gdb, jq and mawk
+## generate: compile the eBPF programs anew, into tracer/ebpf/bpf
+generate:
+	sh .ci/deps $(BPF_DEPS)
+	sh tracer/ebpf/bpf/generate.sh
+
+## bench: what whosefd costs, as ratios to a bare ptrace loop, strace, perf trace, bpftrace and gdb
 bench: build samples
-	sh .ci/deps $(DEMO_DEPS) strace jq mawk
+	sh .ci/deps $(DEMO_DEPS) strace
 	go run ./samples/bench -whosefd bin/whosefd
 
 ## soak: end whosefd in every way at random moments, for SOAK (10m), and see what gdb says
@@ -65,8 +75,8 @@ soak: build samples
 	sh .ci/deps $(DEMO_DEPS)
 	go run ./samples/soak -whosefd bin/whosefd -for $(SOAK)
 
-## matrix: the tests with a gdb, with those of Debian 12, 13 and sid (root; MATRIX=DIR keeps the folders)
-matrix:
+## matrix: the package, and the tests with a gdb, in Debian 12, 13 and sid (root; MATRIX=DIR keeps the folders)
+matrix: dist
 	sh .ci/deps $(BUILD_DEPS) debootstrap
 	samples/matrix/matrix.sh
 
@@ -78,12 +88,22 @@ fuzz:
 deps:
 	sh .ci/deps $(TEST_DEPS) $(LINT_DEPS)
 
-## install: bin/whosefd and bash completion, below DESTDIR and PREFIX (/usr/local)
+SHARE = $(DESTDIR)$(PREFIX)/share
+
+## install: bin/whosefd, the plug-in for gdb, completions, manual; below DESTDIR and PREFIX (/usr/local)
 install: bin/whosefd
-	install -d '$(DESTDIR)$(PREFIX)/bin' '$(DESTDIR)$(PREFIX)/share/bash-completion/completions' '$(DESTDIR)$(PREFIX)/share/man/man1'
+	install -d '$(DESTDIR)$(PREFIX)/bin' '$(SHARE)/bash-completion/completions' '$(SHARE)/zsh/site-functions' '$(SHARE)/fish/vendor_completions.d' '$(SHARE)/man/man1'
 	install -m 755 bin/whosefd '$(DESTDIR)$(PREFIX)/bin/whosefd'
-	bin/whosefd completion bash >'$(DESTDIR)$(PREFIX)/share/bash-completion/completions/whosefd'
-	bin/whosefd man '$(DESTDIR)$(PREFIX)/share/man/man1'
+	ln -sf whosefd '$(DESTDIR)$(PREFIX)/bin/whosefd-gdb'
+	bin/whosefd completion bash >'$(SHARE)/bash-completion/completions/whosefd'
+	bin/whosefd completion zsh >'$(SHARE)/zsh/site-functions/_whosefd'
+	bin/whosefd completion fish >'$(SHARE)/fish/vendor_completions.d/whosefd.fish'
+	bin/whosefd man '$(SHARE)/man/man1'
+	$(if $(GDBINIT_DIR),install -d '$(DESTDIR)$(GDBINIT_DIR)' && bin/whosefd gdb-plugin >'$(DESTDIR)$(GDBINIT_DIR)/whosefd.py')
+
+## dist: what is released, in dist/: static programs for amd64 and arm64, .deb, .rpm, checksums
+dist:
+	sh .ci/dist $(VERSION)
 
 # Built only where it is missing: root, who installs, often has no Go.
 bin/whosefd:
@@ -91,7 +111,7 @@ bin/whosefd:
 
 ## clean: remove what was built
 clean:
-	rm -rf bin
+	rm -rf bin dist
 	$(MAKE) -C samples clean
 
 ## help: this list
