@@ -50,36 +50,69 @@ func Snapshot(pid event.PID, o SnapshotOptions) ([]event.Event, error) {
 	if err := doctor.RefuseLook(o.View, event.PID(os.Getpid()), pid); err != nil {
 		return nil, err
 	}
-	s := &snapshot{SnapshotOptions: o, pid: pid, start: time.Now()}
+	for looks := 1; ; looks++ {
+		s := &snapshot{SnapshotOptions: o, pid: pid, start: time.Now()}
+		if err := s.look(looks < maxLooks); !errors.Is(err, errMoved) {
+			return s.events, err
+		}
+	}
+}
+
+// maxLooks bounds how often a process is looked at that goes on meanwhile: some never rest.
+const maxLooks = 3
+
+// errMoved: the process has gone on from one wait to another since it was looked at first, so
+// that its descriptors need not be those with which it waits now.
+var errMoved = errors.New("the process went on while it was looked at")
+
+// look gathers the evidence. It is errMoved if there is none of one moment and another look is wanted then.
+func (s *snapshot) look(again bool) error {
 	if err := s.session(); err != nil {
-		return nil, err
+		return err
 	}
 	if err := s.threads(); err != nil {
-		return nil, err
+		return err
 	}
-	if err := s.descriptors(pid); err != nil {
+	if err := s.descriptors(s.pid); err != nil {
 		// What it has open is what it is all about.
-		return nil, doctor.ExplainAttach(o.View, pid, err)
+		return doctor.ExplainAttach(s.View, s.pid, err)
 	}
 	// Without that permission (Yama) neither calls nor names are to be seen, and
 	// all that could be said is that nothing was found.
-	if err := o.View.MayAttach(pid); err != nil {
-		return nil, lookedAt(doctor.ExplainAttach(o.View, pid, err))
+	if err := s.View.MayAttach(s.pid); err != nil {
+		return lookedAt(doctor.ExplainAttach(s.View, s.pid, err))
 	}
-	s.surroundings()
+	names := s.related()
+	if again && s.moved() {
+		return errMoved
+	}
+	s.closer(names)
 	if err := procview.Scarce(); err != nil {
-		return nil, fmt.Errorf("look at pid %d: %w", pid, err)
+		return fmt.Errorf("look at pid %d: %w", s.pid, err)
 	}
 	s.add(&event.End{T: s.now(), Reason: "snapshot"})
-	return s.events, nil
+	return nil
 }
 
-// surroundings adds the inferiors, who holds the pipes that are read from and, if
-// they are asked for, the backtraces.
-func (s *snapshot) surroundings() {
+// moved says whether a thread sleeps in another call than it did.
+func (s *snapshot) moved() bool {
+	calls, err := decode.ForArch(Arch)
+	return err == nil && slices.ContainsFunc(s.blocked, func(b *event.Blocked) bool {
+		now, err := s.View.Blocked(s.pid, b.TID, calls)
+		return err == nil && now.State == "S" && (now.Syscall != b.Syscall || !slices.Equal(now.Args, b.Args))
+	})
+}
+
+// related adds the inferiors, and who waits for whom; it gives the names that mean something else to the debugger.
+func (s *snapshot) related() []string {
 	names := s.inferiors()
 	names = append(names, s.unexplained(names)...)
 	s.waits() // before the backtraces, for which threads are interrupted
+	return names
+}
+
+// closer adds who holds the pipes that are read from and, if they are asked for, the backtraces.
+func (s *snapshot) closer(names []string) {
 	searched := make(chan []error, 1)
 	go func() { searched <- s.holders() }() // all of /proc: takes as long as the backtraces
 	if s.Stacks {

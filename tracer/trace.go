@@ -300,7 +300,7 @@ func (t *session) closing(ctx context.Context, pid event.PID, res ptrace.Result,
 		if s.threads() == nil {
 			_ = s.descriptors(pid)      // what is missing is in the evidence
 			s.Stacks = s.waitsForPipe() // one that does not hang is not stopped again
-			s.surroundings()
+			s.closer(s.related())
 		}
 		for _, ev := range s.events {
 			t.emit(ev)
