@@ -431,6 +431,9 @@ func statTarget(known *event.Target, st decode.Stat) *event.Target {
 	if known != nil && known.Same(t) { // a descriptor's link tells more than its mode
 		return known
 	}
+	if known != nil && !known.Identified() {
+		t.Link = known.Link // of a file that was gone before it could be asked for more
+	}
 	return &t
 }
 

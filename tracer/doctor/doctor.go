@@ -272,8 +272,19 @@ func (d *doctor) mapFiles() Check {
 }
 
 // programsInKernel says whether trace and guard can see calls by eBPF.
+// programsInKernel loads them: that a kernel has all that they need does not say that it takes them.
 func (d *doctor) programsInKernel() Check {
-	err := ebpf.Probe()
+	err := func() error {
+		calls, err := decode.ForArch(runtime.GOARCH)
+		if err != nil {
+			return err
+		}
+		engine, err := ebpf.Load(calls, ebpf.Options{Ring: ebpf.RingOfFew})
+		if err != nil {
+			return err
+		}
+		return engine.Close()
+	}()
 	if err == nil {
 		return Check{Name: "ebpf", OK: true, Detail: "trace and guard can see calls without a stop at each (--engine ebpf)"}
 	}

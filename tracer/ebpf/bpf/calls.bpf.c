@@ -220,6 +220,10 @@ volatile const __u32 half = 8 << 20; /* of the buffer, bytes */
 volatile const __u64 quiet[2] = {};
 #define FIRST_OPTION 0x4200 /* PTRACE_SETOPTIONS, linux/ptrace.h */
 
+/* Keeps a number below a power of two, less one. The compiler checks one register and uses a copy of
+ * it, or leaves out a mask that it finds needless: verifiers up to that of Linux 6.12 do not follow that. */
+#define BOUNDED(v, max) asm volatile("%0 &= %1" : "+r"(v) : "i"(max))
+
 static __always_inline void add(__u32 which)
 {
 	__u64 *n = bpf_map_lookup_elem(&counts, &which);
@@ -292,7 +296,7 @@ static long step_up(__u64 i, struct walk *w)
 			goto top;
 		w->done = 1;
 	}
-	if (at > TAIL_MAX - NAME_ROOM)
+	if (at >= TAIL_MAX - NAME_ROOM)
 		return 1;
 	n = bpf_probe_read_kernel_str(w->r->tail + at, NAME_ROOM, BPF_CORE_READ(d, d_name.name));
 	if (n > 0)
@@ -318,7 +322,7 @@ __noinline int append_path(struct record *r, __u32 at, __u64 file, __u32 shift)
 	struct dentry *d = BPF_CORE_READ(f, f_path.dentry);
 	struct inode *i = BPF_CORE_READ(f, f_inode);
 
-	if (BPF_CORE_READ(i, i_sb, s_magic) == NSFS_MAGIC && at <= TAIL_MAX - NAME_ROOM) {
+	if (BPF_CORE_READ(i, i_sb, s_magic) == NSFS_MAGIC && at < TAIL_MAX - NAME_ROOM) {
 		/* A namespace: the kind of it is its name. */
 		struct ns_common *ns = BPF_CORE_READ(i, i_private);
 		long n = bpf_probe_read_kernel_str(r->tail + at, NAME_ROOM, BPF_CORE_READ(ns, ops, name));
@@ -434,8 +438,9 @@ static __always_inline bool concerns(struct record *r, struct watch *w)
 	if (how)
 		return how == NAME_COUNTS;
 	/* What the kernel shows of a mapping whose file was deleted, or has no name: " (deleted)". */
-	__u32 last = r->path_len - 2;
-	if (last >= 10 && last < PATH_MAX && r->tail[last] == ')' && r->tail[last - 1] == 'd' && r->tail[last - 8] == '(' && r->tail[last - 9] == ' ')
+	__u64 at = r->path_len - 11;
+	BOUNDED(at, 2 * PATH_MAX - 1);
+	if (r->path_len > 11 && r->tail[at] == ' ' && r->tail[at + 1] == '(' && r->tail[at + 8] == 'd' && r->tail[at + 9] == ')')
 		return true;
 	how = of_process(r);
 	if (how != OF_NONE)
@@ -558,6 +563,26 @@ static __always_inline void read_name(struct record *r, struct call_row *row)
 		r->path_len = n;
 }
 
+/* The thread's record, for something new. */
+static __always_inline struct record *fresh(struct task_struct *t, __u64 id, __u32 nr, __u32 flags)
+{
+	struct record *r = bpf_task_storage_get(&pending, t, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	if (!r) {
+		add(COUNT_NO_STORAGE);
+		return 0;
+	}
+	r->t = bpf_ktime_get_ns();
+	r->pid = id >> 32;
+	r->tid = id;
+	r->nr = nr;
+	r->flags = flags;
+	r->path_len = r->vec_len = r->data_len = r->of_len = r->made_len = 0;
+	r->remote_base = r->remote_len = 0;
+	r->of.file = r->made.file = 0;
+	r->tracees[0] = 0;
+	return r;
+}
+
 SEC("tp_btf/sys_enter")
 int BPF_PROG(enter, struct pt_regs *regs, long nr)
 {
@@ -569,25 +594,15 @@ int BPF_PROG(enter, struct pt_regs *regs, long nr)
 	struct task_struct *t = bpf_get_current_task_btf();
 	bool is_foreign = foreign(t);
 	struct call_row *row = bpf_map_lookup_elem(&calls, &key);
-	if (!is_foreign && (!row || !(row->record || ((row->flags & RELATES) && (w->how & WATCH_GUARD)))))
-		return 0;
-	struct record *r = bpf_task_storage_get(&pending, t, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
-	if (!r) {
-		add(COUNT_NO_STORAGE);
-		return 0;
-	}
-	r->t = bpf_ktime_get_ns();
-	r->pid = pid;
-	r->tid = id;
-	r->nr = nr;
-	r->flags = 0;
-	r->path_len = r->vec_len = r->data_len = r->of_len = r->made_len = 0;
-	r->remote_base = r->remote_len = 0;
-	r->of.file = r->made.file = 0;
 	if (is_foreign) {
-		r->flags = REC_FOREIGN;
+		fresh(t, id, nr, REC_FOREIGN);
 		return 0;
 	}
+	if (!row || !(row->record || ((row->flags & RELATES) && (w->how & WATCH_GUARD))))
+		return 0;
+	struct record *r = fresh(t, id, nr, 0);
+	if (!r)
+		return 0;
 	read_args(regs, r->args);
 	if (row->flags & RELATES) {
 		__u64 flags = row->cond_arg == FLAGS_ARG ? r->args[0] : 0;
@@ -883,8 +898,7 @@ static __always_inline void finish(struct record *r, struct task_struct *t, stru
 		if (depends || (traces && of_process(r) != OF_STATE))
 			wake = BPF_RB_FORCE_WAKEUP;
 	}
-	if (at > TAIL_MAX)
-		at = TAIL_MAX;
+	BOUNDED(at, TAIL_MAX - 1);
 	/* Each wake-up costs an interrupt: one as the buffer begins to fill, the next when it has been read. */
 	__u64 before = bpf_ringbuf_query(&records, BPF_RB_AVAIL_DATA);
 	if ((how & WATCH_NAMES) || (before < wakeup_bytes && before + at + sizeof(struct record) - TAIL_MAX >= wakeup_bytes))
@@ -957,18 +971,11 @@ int BPF_PROG(leave, struct pt_regs *regs, long ret)
 }
 
 /* A record that is about no call. */
-static __always_inline void tell(struct task_struct *t, __u32 pid, __u32 tid, __u32 flags, __s64 ret)
+static __always_inline void tell(struct task_struct *t, __u64 id, __u32 flags, __s64 ret)
 {
-	struct record *r = bpf_task_storage_get(&pending, t, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	struct record *r = fresh(t, id, 0, flags);
 	if (!r)
 		return;
-	r->t = bpf_ktime_get_ns();
-	r->pid = pid;
-	r->tid = tid;
-	r->flags = flags;
-	r->path_len = r->vec_len = r->data_len = r->of_len = r->made_len = 0;
-	r->of.file = r->made.file = 0;
-	r->tracees[0] = 0;
 	r->ret = ret;
 	r->dur = 0;
 	if (bpf_ringbuf_output(&records, r, __builtin_offsetof(struct record, tail), BPF_RB_FORCE_WAKEUP))
@@ -989,7 +996,7 @@ int BPF_PROG(started, struct task_struct *t)
 		return 0;
 	struct watch w = {.how = *how};
 	bpf_map_update_elem(&watched, &pid, &w, BPF_ANY);
-	tell(bpf_get_current_task_btf(), pid, id, REC_EXEC, 0);
+	tell(bpf_get_current_task_btf(), id, REC_EXEC, 0);
 	return 0;
 }
 
@@ -1005,7 +1012,7 @@ int BPF_PROG(ended, struct task_struct *t)
 	__s64 status = BPF_CORE_READ(t, signal, group_exit_code);
 	if (!status)
 		status = BPF_CORE_READ(t, exit_code);
-	tell(bpf_get_current_task_btf(), pid, id, REC_EXIT, status);
+	tell(bpf_get_current_task_btf(), id, REC_EXIT, status);
 	if (!(w->how & WATCH_GUARD)) /* a guard asks what it has done */
 		bpf_map_delete_elem(&watched, &pid);
 	return 0;
