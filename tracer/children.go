@@ -79,8 +79,8 @@ func (o *GuardOptions) guardChild(ctx context.Context, pid event.PID) {
 // withChildren makes a guard of a launched command that is no debugger one of the
 // debuggers that it starts, too. Emit, Nowhere and Failed are then called from several
 // threads, one at a time.
-func (o *GuardOptions) withChildren(ctx context.Context) (end func()) {
-	end = func() {}
+func (o *GuardOptions) withChildren(ctx context.Context) func() {
+	end := func() {} // until it is started; it may never be
 	if o.PID != 0 || decode.DebuggerNamed(o.Path) != nil {
 		return end
 	}

@@ -111,6 +111,9 @@ func follow(ctx context.Context, o TraceOptions, g *GuardOptions) (out Outcome, 
 	if err := cpu.Usable(o.CPU); err != nil {
 		return out, err
 	}
+	if _, err := o.View.PIDs(); err != nil {
+		return out, err // nobody could say what its descriptors are
+	}
 	engine, err := engineFor(&o, calls, g.needs())
 	if err != nil {
 		return out, err

@@ -293,3 +293,32 @@ func TestYama(t *testing.T) {
 		t.Errorf("guard: exit code %d: %s%s", code, out, stderr)
 	}
 }
+
+// What cannot be begun is said, with exit code 2, and nothing is run.
+func TestNotBegun(t *testing.T) {
+	t.Parallel()
+	none := []string{"unshare", "--mount", "sh", "-c", `umount -l /proc && exec "$@"`, "sh"}
+	for _, c := range []struct {
+		name     string
+		launcher []string
+		needs    []string
+		args     []string
+		says     string
+	}{
+		{"a command guarded without the right", []string{"setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"}, []string{"setpriv"},
+			[]string{"guard", "--engine", "ebpf", "--", "/bin/echo", "run"}, "this user may not load programs"},
+		{"a command guarded without /proc", none, []string{"unshare", "mount namespaces"}, []string{"guard", "--", "/bin/echo", "run"}, "no process is to be seen at /proc"},
+		{"a command traced without /proc", none, []string{"unshare", "mount namespaces"}, []string{"trace", "--", "/bin/echo", "run"}, "no process is to be seen at /proc"},
+		{"ps without /proc", none, []string{"unshare", "mount namespaces"}, []string{"ps"}, "no process is to be seen at /proc"},
+		{"explain without /proc", none, []string{"unshare", "mount namespaces"}, []string{"explain", "1"}, "no process is to be seen at /proc"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			scene.Require(t, c.needs...)
+			stdout, stderr, code := within(t, c.launcher, c.args...)
+			if code != 2 || stdout != "" || !strings.Contains(stderr, c.says) || strings.Contains(stderr, "goroutine") {
+				t.Errorf("exit code %d\n%.500s%.500s", code, stdout, stderr)
+			}
+		})
+	}
+}

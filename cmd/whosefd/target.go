@@ -108,6 +108,9 @@ func (a *app) process(given string) (event.PID, error) {
 		if tgid, err := a.view.TGID(event.TID(pid)); err == nil {
 			return tgid, nil // a thread id means its process
 		} else if errors.Is(err, os.ErrNotExist) {
+			if _, err := a.view.PIDs(); err != nil {
+				return 0, fmt.Errorf("pid %d: %w", pid, err)
+			}
 			return 0, fmt.Errorf("pid %d: no such process", pid)
 		}
 		return pid, nil

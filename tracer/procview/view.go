@@ -160,9 +160,14 @@ func number(name string) (int, bool) {
 	return int(n), err == nil
 }
 
-// PIDs gives all processes that can be seen.
+// PIDs gives all processes that can be seen. One at least can, by itself: where there is
+// none, it is not a proc file system that was looked at.
 func (v *View) PIDs() ([]event.PID, error) {
-	return ids[event.PID](v.Mount, "list processes")
+	pids, err := ids[event.PID](v.Mount, "list processes")
+	if err == nil && len(pids) == 0 {
+		err = fmt.Errorf("no process is to be seen at %[1]s: mount -t proc proc %[1]s", v.Mount)
+	}
+	return pids, err
 }
 
 // Threads gives the threads of a process; a wrapped [os.ErrNotExist] if it is gone.
