@@ -26,6 +26,8 @@ import (
 type Known struct {
 	Users []string
 	Hosts []string
+	Homes []string // folders of users, wherever they are
+	Words []string // what else is to be replaced, wherever it stands
 }
 
 // Redactor redacts evidence in two passes: it must have seen all of it, by Learn, before
@@ -35,6 +37,7 @@ type Redactor struct {
 	given   map[string]string // what replaces a word, an argument, an address
 	count   map[string]int
 	names   map[string]bool // of files, as they stand in the evidence, without a slash
+	homes   []string        // as known beforehand, in lower case
 	memory  memory
 }
 
@@ -42,17 +45,51 @@ type Redactor struct {
 type secret struct {
 	word, by string
 	whole    bool // only where no letter or digit is beside it
+	placed   bool // only where the name of a user or host stands: it is a word as well
+	asked    bool // by whoever redacts: wherever it stands
 }
 
-// plain are names that say nothing, or that stand in the names of every system.
-var plain = strings.Fields("root user users nobody home lib lib64 usr bin sbin etc dev proc self thread task fd mem exe cwd tmp var run opt srv mnt media " +
-	"sys boot data linux gnu debug gdb lldb strace whosefd localhost pipe socket memfd anon_inode deleted inode tty pts null shm")
+// words are names of users and hosts that are more often something else: they stand in
+// names of files of every system, in names of libraries and in what is said of them. So
+// do the names of all calls.
+var words = strings.Fields("users nobody home lib lib32 lib64 usr bin sbin etc dev proc self thread threads task mem exe cwd tmp var run opt srv mnt media " +
+	"sys boot data linux gnu debug gdb lldb rr strace whosefd localhost socket memfd anon_inode deleted inode tty pts null shm zero random full event file files " +
+	"user test tests testing main core cores name names path host client server service system daemon program process debugger inferior library libraries share " +
+	"shared local build builder builds work worker workspace project projects source sources src include object objects code admin backup guest public private " +
+	"common default config cache state temp log logs mail news web www http https ftp ssh git svn debian ubuntu fedora centos redhat arch alpine suse " +
+	"python perl ruby java julia rust node lua bash shell dash fish busybox docker podman container vscode clion emacs vim tmux screen cmake ninja maven " +
+	"dl libc pthread math rand crypt crypto cpp std stdin stdout stderr text list line readline ncurses term terminal trace tracer guard repair " +
+	"signal stop start end ended sleep time timer date mark bench art page table foo bar demo sample samples example plugin function memory " +
+	"from_memory from_file x86 x86_64 amd64 arm arm64 aarch64 intel sh su sudo ps ls cat cp mv dd ed ip report load loader link map unix abi vm fs net ns")
+
+// word says whether a name is one of them.
+func word(name string) bool {
+	calls, err := decode.ForArch("amd64")
+	if err == nil {
+		_, call := calls.Number(name)
+		return call || slices.Contains(words, name)
+	}
+	return slices.Contains(words, name)
+}
+
+// systems are the first folders of names of files that no user has given.
+var systems = strings.Fields("usr lib lib32 lib64 libx32 bin sbin proc sys dev etc boot nix snap")
 
 // New gives a Redactor that knows these names.
 func New(k Known) *Redactor {
 	r := &Redactor{given: map[string]string{}, count: map[string]int{}, names: map[string]bool{}, memory: newMemory()}
+	for _, w := range k.Words {
+		r.add(secret{word: lower(w), whole: len(w) < 4, asked: true}, "user")
+	}
 	for _, name := range k.Users {
 		r.secret("user", name, len(name) < 4)
+	}
+	for _, home := range k.Homes {
+		home = lower(strings.TrimRight(home, "/"))
+		if name := home[strings.LastIndexByte(home, '/')+1:]; name != home && name != "root" {
+			r.secret("user", name, len(name) < 6)
+			r.homes = append(r.homes, home)
+		}
 	}
 	for _, name := range k.Hosts {
 		r.host(name)
@@ -60,27 +97,35 @@ func New(k Known) *Redactor {
 	return r
 }
 
-// host learns the name of a host, whole and without its domain.
+// host learns the name of a host, whole, without its domain, and the domain, which says
+// whose it is as well.
 func (r *Redactor) host(name string) {
+	short, domain, _ := strings.Cut(name, ".")
 	r.secret("host", name, len(name) < 4)
-	short, _, _ := strings.Cut(name, ".")
 	r.secret("host", short, len(short) < 4)
+	if strings.Contains(domain, ".") {
+		r.secret("host", domain, true)
+	}
 }
 
-// secret learns a word.
-func (r *Redactor) secret(kind, word string, whole bool) {
-	word = lower(word)
-	if len(word) < 2 || slices.Contains(plain, word) || strings.Trim(word, "0123456789.") == "" ||
-		slices.ContainsFunc(r.secrets, func(s secret) bool { return s.word == word }) {
+// secret learns the name of a user or a host; root and localhost are so on every machine.
+func (r *Redactor) secret(kind, name string, whole bool) {
+	if name = lower(name); name != "root" && name != "localhost" {
+		r.add(secret{word: name, whole: whole, placed: len(name) < 2 || word(name)}, kind)
+	}
+}
+
+func (r *Redactor) add(s secret, kind string) {
+	if strings.Trim(s.word, "0123456789.") == "" || slices.ContainsFunc(r.secrets, func(x secret) bool { return x.word == s.word }) {
 		return
 	}
 	r.count[kind]++
 	number := strconv.Itoa(r.count[kind])
-	number = number[max(0, len(number)-len(word)):]
-	room := len(word) - len(number)
+	number = number[max(0, len(number)-len(s.word)):]
+	room := len(s.word) - len(number)
 	by := kind[:min(room, len(kind))]
-	by += strings.Repeat("0", room-len(by)) + number
-	r.secrets = append(r.secrets, secret{word, by, whole})
+	s.by = by + strings.Repeat("0", room-len(by)) + number
+	r.secrets = append(r.secrets, s)
 	slices.SortStableFunc(r.secrets, func(x, y secret) int { return len(y.word) - len(x.word) })
 }
 
@@ -88,10 +133,16 @@ func (r *Redactor) secret(kind, word string, whole bool) {
 const maxNames = 1 << 16
 
 // homes are where users have folders by their names.
-var homes = regexp.MustCompile(`/(?:home|Users|media)/([^/\x00-\x20"'<>:;,)\x7f]+)`)
+var homes = regexp.MustCompile(`(?:/(?:home|Users|media)/|^~)([^/\x00-\x20"'<>:;,)\x7f]+)`)
 
 // servers are hosts in the source of a mount: host:/path, user@host:/path, //host/share.
 var servers = regexp.MustCompile(`^(?://)?(?:([^@/:]+)@)?([A-Za-z0-9][^/:@\[\]]*)[:/]`)
+
+// emails are user@host.domain.
+var emails = regexp.MustCompile(`([A-Za-z0-9._+-]+)@((?:[A-Za-z0-9-]+\.)+([A-Za-z]{2,}))`)
+
+// units end names that have an "@" too: those of systemd, and libraries.
+var units = strings.Fields("service socket mount automount slice scope target timer path device swap so")
 
 // Learn takes an event into account.
 func (r *Redactor) Learn(ev event.Event) {
@@ -119,11 +170,18 @@ func (r *Redactor) Learn(ev event.Event) {
 }
 
 func (r *Redactor) homesIn(s string) {
-	if !strings.Contains(s, "/") {
-		return
+	if strings.ContainsAny(s, "/~") {
+		for _, m := range homes.FindAllStringSubmatch(s, -1) {
+			r.secret("user", m[1], len(m[1]) < 6)
+		}
 	}
-	for _, m := range homes.FindAllStringSubmatch(s, -1) {
-		r.secret("user", m[1], len(m[1]) < 6)
+	if strings.Contains(s, "@") {
+		for _, m := range emails.FindAllStringSubmatch(s, -1) {
+			if !slices.Contains(units, m[3]) {
+				r.secret("user", m[1], len(m[1]) < 6)
+				r.host(m[2])
+			}
+		}
 	}
 }
 
@@ -149,6 +207,14 @@ func (r *Redactor) field(field, s string) string {
 		return r.text(s)
 	case "Local", "Peer":
 		return r.text(r.addresses(s))
+	case "Reason", "LinkMapError", "Cut", "Notes": // words of ours, with names of files in them
+		said := strings.Split(s, " ")
+		for i, w := range said {
+			if strings.Contains(w, "/") {
+				said[i] = r.text(w)
+			}
+		}
+		return strings.Join(said, " ")
 	case "Arguments":
 		return quoted.ReplaceAllString(s, `"..."`)
 	case "Link":
@@ -241,7 +307,8 @@ func (r *Redactor) words(s string) string {
 			}
 			i += from
 			from = i + len(x.word)
-			if x.whole && (i > 0 && alnum(low[i-1]) || from < len(low) && alnum(low[from])) {
+			whole := x.whole || !x.asked && len(x.word) < 6 && ofSystem(low[:i])
+			if whole && !(edge(low, i-1) && edge(low, from)) || x.placed && !r.stands(low, i, from) {
 				continue
 			}
 			if out == nil {
@@ -255,6 +322,48 @@ func (r *Redactor) words(s string) string {
 		return s
 	}
 	return string(out)
+}
+
+func edge(s string, i int) bool { return i < 0 || i >= len(s) || !alnum(s[i]) }
+
+// begun gives the part of a name of a file that a text ends with.
+func begun(s string) string { return s[strings.LastIndexAny(s, " \t\n\"'=:,()<>")+1:] }
+
+// ofSystem says whether what comes after this is of a name of a file that no user has given.
+func ofSystem(before string) bool {
+	first, _, under := strings.Cut(strings.TrimPrefix(begun(before), "/"), "/")
+	return under && slices.Contains(systems, first) || strings.HasPrefix(begun(before), "lib")
+}
+
+// stands says whether the name of a user or host stands there, and not a word: behind
+// the folder of all homes, beside an "@", as a folder among folders of users, behind an
+// option of one letter, before the path of a mount.
+func (r *Redactor) stands(s string, from, to int) bool {
+	before, after := s[:from], s[to:]
+	if !edge(s, from-1) || !edge(s, to) || strings.HasPrefix(after, "_") || strings.HasSuffix(before, "_") {
+		return false
+	}
+	if len(after) > 1 && after[0] == '@' && (alnum(after[1]) || after[1] == 0) { // 0: a name that was replaced
+		return true
+	}
+	if after != "" && !strings.ContainsRune("/ \t\n\"'=:,()<>", rune(after[0])) {
+		return false
+	}
+	path := begun(before)
+	for _, folder := range []string{"/home/", "/users/", "/media/", "/crontabs/", "/mail/"} {
+		if strings.HasSuffix(path, folder) {
+			return true
+		}
+	}
+	switch {
+	case path == "~", len(path) > 1 && strings.HasSuffix(path, "@"), slices.Contains(r.homes, path+s[from:to]):
+		return true
+	case len(before) == 2 && before[0] == '-':
+		return after == ""
+	case before == "" && strings.HasPrefix(after, ":/"), before == "//":
+		return true
+	}
+	return strings.HasPrefix(path, "/") && strings.HasSuffix(path, "/") && len(path) > 1 && !ofSystem(path)
 }
 
 func alnum(c byte) bool { return c >= '0' && c <= '9' || c >= 'a' && c <= 'z' }

@@ -30,17 +30,18 @@ func (f *redactFlags) redactor(a *app) *analyze.Redactor {
 	if !f.on && len(f.also) == 0 {
 		return nil
 	}
-	k := analyze.Known{Users: append(f.also, a.getenv("USER"), a.getenv("LOGNAME"), a.getenv("SUDO_USER"))}
-	if u, err := user.Current(); err == nil {
-		k.Users = append(k.Users, u.Username)
+	k := analyze.Known{Words: f.also, Users: []string{a.getenv("USER"), a.getenv("LOGNAME"), a.getenv("SUDO_USER")}, Homes: []string{a.getenv("HOME")}}
+	know := func(u *user.User, err error) {
+		if err == nil {
+			k.Users, k.Homes = append(k.Users, u.Username), append(k.Homes, u.HomeDir)
+		}
 	}
+	know(user.Current())
 	if host, err := os.Hostname(); err == nil {
 		k.Hosts = append(k.Hosts, host)
 	}
 	for _, n := range []string{a.getenv("SUDO_UID"), strconv.Itoa(os.Getuid())} {
-		if u, err := user.LookupId(n); err == nil {
-			k.Users = append(k.Users, u.Username)
-		}
+		know(user.LookupId(n))
 	}
 	return analyze.NewRedactor(k)
 }
