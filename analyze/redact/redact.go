@@ -207,14 +207,11 @@ func (r *Redactor) field(field, s string) string {
 		return r.text(s)
 	case "Local", "Peer":
 		return r.text(r.addresses(s))
-	case "Reason", "LinkMapError", "Cut", "Notes": // words of ours, with names of files in them
-		said := strings.Split(s, " ")
-		for i, w := range said {
-			if strings.Contains(w, "/") {
-				said[i] = r.text(w)
-			}
+	case "Reason", "LinkMapError", "Cut", "Notes": // words of ours, with names in them
+		if !strings.ContainsAny(s, " /") {
+			return s // a word of ours alone
 		}
-		return strings.Join(said, " ")
+		return r.words(s)
 	case "Arguments":
 		return quoted.ReplaceAllString(s, `"..."`)
 	case "Link":
