@@ -51,6 +51,12 @@ func TestHabits(t *testing.T) {
 		{typed: "whosefd ps $PID", out: "sleep"},
 		{typed: "whosefd ps -p 99999999", code: 2, err: "no such process"},
 
+		{typed: "whosefd watch -o - --for 100ms >&2; test ! -e ./-"},
+		{typed: "whosefd table --format csv --rows 1 --show calls ./rec", out: "read", notOut: "openat", err: "only the latest 1 of 2 calls: --rows 2"},
+		{typed: "whosefd table --format csv --show summary --rows 1 ./rec", out: "openat", notErr: "latest"},
+		{typed: "whosefd table --format strace --rows 1 ./rec", code: 2, err: "always of all calls"},
+		{typed: "whosefd table --format chrome --show fds ./rec", code: 2, err: "always of all calls"},
+
 		{typed: "whosefd trace true", err: "openat"},
 		{typed: "whosefd trace sh -c 'exit 7'", code: 7},
 		{typed: "whosefd trace $PID --for 50ms"},

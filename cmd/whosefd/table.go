@@ -135,6 +135,11 @@ summary only. Without a FILE, standard input is read.`,
 			if err != nil {
 				return err
 			}
+			for _, flag := range []string{"rows", "show", "all"} {
+				if (format == "strace" || format == "chrome") && cmd.Flags().Changed(flag) {
+					return fmt.Errorf("--%s: --format %s is always of all calls; --filter chooses some", flag, format)
+				}
+			}
 			// Little is kept: collecting garbage less often costs some 3 MB, and saves
 			// a twentieth of the time.
 			defer debug.SetGCPercent(debug.SetGCPercent(300))
@@ -185,6 +190,9 @@ summary only. Without a FILE, standard input is read.`,
 			})
 			for _, reason := range lost {
 				a.say("%s", reason)
+			}
+			if _, cut := tables.Calls(); cut > 0 && calls == nil && !filter.Fold && (len(shown) == 0 || slices.Contains(shown, "calls")) { // a program's input: the text says it itself
+				a.say("only the latest %d of %d calls: --rows %d gives all of them", rows, cut+int64(rows), min(cut+int64(rows), maxRows))
 			}
 			if err == nil && len(found) > 0 {
 				return exit{code: exitFindings}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"os"
 	"os/exec"
@@ -62,7 +63,8 @@ type watch struct {
 	a       *app
 	o       tracer.WatchOptions
 	file    *json.Encoder // nil without -o
-	hook    chan notice   // nil without --exec
+	text    io.Writer
+	hook    chan notice // nil without --exec
 	verbose bool
 	chosen  func(*analyze.Notice) bool
 	mu      sync.Mutex // of all that follows
@@ -132,7 +134,7 @@ files, as guard does.`,
 			return w.run(cmd.Context(), output, hook)
 		},
 	}
-	cmd.Flags().StringVarP(&output, "output", "o", "", "write what is said to this file too, as JSON lines")
+	cmd.Flags().StringVarP(&output, "output", "o", "", "write what is said to this file too, as JSON lines; - is standard output, in place of the text")
 	cmd.Flags().StringVar(&hook, "exec", "", "run this shell command for each finding and wait, with the JSON line on its input")
 	cmd.Flags().StringVar(&expr, "filter", "", `tell only that for which this is true: 'rule == "self-fd" && comm == "gdb" || dur > 1m'; with && || ! == < in, =~ (a regular expression), and of `+
 		strings.Join(analyze.NoticeFields, ", "))
@@ -147,11 +149,14 @@ files, as guard does.`,
 }
 
 func (w *watch) run(ctx context.Context, output, hook string) (err error) {
-	w.o.View, w.o.Tool = w.a.view, tool()
+	w.o.View, w.o.Tool, w.text = w.a.view, tool(), w.a.out
 	w.o.Fallback = func(why error) {
 		w.a.say("names are not seen as they are opened, only those that stay open: %v", why)
 	}
-	if output != "" {
+	switch {
+	case isStdout(output):
+		w.file, w.text = json.NewEncoder(w.a.out), io.Discard
+	case output != "":
 		f, err := os.OpenFile(output, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 		if err != nil {
 			return fmt.Errorf("write what is said: %w", err)
@@ -227,7 +232,7 @@ func (w *watch) say(n notice) {
 	w.found = w.found || n.Kind == "finding"
 	var err error
 	if w.verbose || n.Kind != "began" && n.Kind != "ended" {
-		_, err = fmt.Fprintf(w.a.out, "%s  %s: %s\n", n.Time.Format("15:04:05"), report.Clean(who), report.Clean(string(n.Text)))
+		_, err = fmt.Fprintf(w.text, "%s  %s: %s\n", n.Time.Format("15:04:05"), report.Clean(who), report.Clean(string(n.Text)))
 	}
 	if w.file != nil {
 		err = errors.Join(err, w.file.Encode(n))
