@@ -566,14 +566,23 @@ func (s *speaker) chain(threads []*rules.Wait, circle int) []Link {
 func (s *speaker) whyStuck(f *rules.Finding) string {
 	first, last := f.Way[0], f.Way[len(f.Way)-1]
 	say := fmt.Sprintf
-	switch f.Rule {
-	case rules.RuleStoppedInferior:
+	// Who is kept stopped, and who waits for that one: a circle may begin anywhere.
+	held, waits := last, first
+	for i, w := range f.Way {
+		if w.State == "t" && w.Tracer != nil {
+			held, waits = w, f.Way[(i+len(f.Way)-1)%len(f.Way)]
+		}
+	}
+	switch {
+	case held.Tracer == nil:
+	case f.Rule == rules.RuleStoppedInferior:
 		return say("%s is kept stopped by %s, which debugs it. It could go on only if %s let it, and %s waits for it, directly or through others.",
-			thread(last.Wait), process(last.Tracer.Comm, last.Tracer.PID), last.Tracer.Comm, last.Tracer.Comm)
-	case rules.RuleInferiorDeadlock:
-		runs := f.Way[max(0, len(f.Way)-2)]
+			thread(held.Wait), process(held.Tracer.Comm, held.Tracer.PID), held.Tracer.Comm, held.Tracer.Comm)
+	case f.Rule == rules.RuleInferiorDeadlock:
 		return say("Of the threads of %s only some may run, as in a call of a function or with scheduler-locking. %s waits for %s, and that one is kept stopped by %s, which waits for the first.",
-			process(runs.Comm, runs.PID), thread(runs.Wait), thread(last.Wait), process(last.Tracer.Comm, last.Tracer.PID))
+			process(waits.Comm, waits.PID), thread(waits.Wait), thread(held.Wait), process(held.Tracer.Comm, held.Tracer.PID))
+	}
+	switch f.Rule {
 	case rules.RuleMutualWait:
 		if len(f.Cycle) == 0 {
 			return say("%s waits, through others, for %s, which nobody can wake.", thread(first.Wait), thread(last.Wait))

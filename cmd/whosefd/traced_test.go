@@ -30,12 +30,12 @@ func TestExplainGuarded(t *testing.T) {
 }
 
 // An inferior that is met before its dynamic loader has run is described again
-// when that has.
+// when that has. With stops: this one has ended by the time that another engine's records are read.
 func TestTraceEarly(t *testing.T) {
 	scene.Require(t, "gdb", "ptrace")
 	file := filepath.Join(t.TempDir(), "t.jsonl")
 	program := filepath.Join(scene.Build(t), "from_memory")
-	if _, stderr, code := whosefd(t, "trace", "-o", file, "--", "gdb", "-q", "-nx", "-batch", "-ex", "run", "--args", program, "--cure"); code != exitNothing {
+	if _, stderr, code := whosefd(t, "trace", "--engine", "ptrace", "-o", file, "--", "gdb", "-q", "-nx", "-batch", "-ex", "run", "--args", program, "--cure"); code != exitNothing {
 		t.Fatalf("exit code %d: %s", code, stderr)
 	}
 	f, err := os.Open(file)

@@ -36,6 +36,11 @@ func deadlock(t *testing.T, rule analyze.Rule, pid int, others ...int) *analyze.
 	if f.Confidence != analyze.Certain {
 		t.Errorf("confidence %s:\n%v", f.Confidence, f.Evidence)
 	}
+	for _, other := range others { // where a circle begins is a matter of whom one asks about
+		if _, code := diagnosis(t, strconv.Itoa(other)); code == exitTrouble {
+			t.Errorf("explain of pid %d: exit code %d", other, code)
+		}
+	}
 	for _, want := range append(others, pid) {
 		if len(f.Cycle) > 0 && !slices.ContainsFunc(f.Cycle, func(th analyze.ThreadID) bool { return int(th.PID) == want }) {
 			t.Errorf("pid %d is not in the circle %v", want, f.Cycle)
