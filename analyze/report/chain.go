@@ -54,13 +54,16 @@ type WaitsOf struct {
 	Waits   []words.Wait `json:"waits"`
 }
 
-// Waits writes what processes wait for, and who could end that: as text or, with
-// json, the same that is in their diagnoses.
-func Waits(w io.Writer, all []*words.Diagnosis, json bool, st Style) error {
-	if json {
+// Waits writes what processes wait for, and who could end that: as text or, as JSON,
+// the same that is in their diagnoses.
+func Waits(w io.Writer, all []*words.Diagnosis, f Format, st Style) error {
+	if f == FormatJSON || f == FormatLines {
 		list := WaitsJSON{Schema: WaitsSchema, Processes: []WaitsOf{}}
 		for _, d := range all {
 			list.Processes = append(list.Processes, WaitsOf{d.Debugger.PID, d.Verdict, d.Summary, d.Waits})
+		}
+		if f == FormatLines {
+			return lines(w, WaitsSchema, "processes", list.Processes)
 		}
 		return JSON(w, list)
 	}

@@ -109,7 +109,7 @@ func (p *page) fill(m *Model) {
 			case d.Debugger == nil:
 				return say(w, report.Clean(string(d.Summary)))
 			}
-			return report.Waits(w, []*words.Diagnosis{d}, false, st)
+			return report.Waits(w, []*words.Diagnosis{d}, report.FormatText, st)
 		})
 	default:
 		p.lines(m, func(w io.Writer, st report.Style) error {

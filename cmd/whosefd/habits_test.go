@@ -49,6 +49,10 @@ func TestHabits(t *testing.T) {
 		{typed: "whosefd -V", out: "whosefd version"},
 		{typed: "whosefd version", out: "whosefd version"},
 		{typed: "whosefd ps $PID", out: "sleep"},
+		{typed: "whosefd ps --all-waits $PID", out: "All that wait"},
+		{typed: "whosefd ps --all-waits $PID --format jsonl", out: `{"schema":"whosefd.waits/v1","table":"processes","pid":`},
+		{typed: "whosefd ps --all-waits $PID --format csv", code: 2, err: "not one of text, json, jsonl"},
+		{typed: "whosefd ps --all-waits $PID --format table", code: 2, err: "not one of text, json, jsonl"},
 		{typed: "whosefd ps -p 99999999", code: 2, err: "no such process"},
 
 		{typed: "whosefd watch -o - --for 100ms >&2; test ! -e ./-"},

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -32,6 +33,9 @@ With --all-waits, what any processes wait for, who could end that, what those wa
 for, and so on. Exit code 2 says that nothing was found, and that one could not be
 looked at.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if waits && cmd.Flags().Changed("format") && !slices.Contains(waitsFormats, format) {
+				return fmt.Errorf("--all-waits with --format %s: not one of %s", format, strings.Join(waitsFormats, ", "))
+			}
 			var only []event.PID
 			for _, given := range slices.Concat(t.pids, args) {
 				pid, err := a.process(given)
@@ -69,10 +73,13 @@ looked at.`,
 		},
 	}
 	t.flag(a, cmd)
-	cmd.Flags().BoolVar(&waits, "all-waits", false, "show who waits for whom, of any processes, as text or json")
+	cmd.Flags().BoolVar(&waits, "all-waits", false, "show who waits for whom, of any processes, as "+strings.Join(waitsFormats, ", "))
 	formatFlag(cmd, &format, "table", "text", "json", "jsonl", "markdown", "csv")
 	return cmd
 }
+
+// waitsFormats are those of who waits for whom, which is no table.
+var waitsFormats = []string{"text", "json", "jsonl"}
 
 // waits shows what processes wait for.
 func (a *app) waits(pids []event.PID, format string) error {
@@ -94,7 +101,7 @@ func (a *app) waits(pids []event.PID, format string) error {
 		all = append(all, d)
 		found = found || d.Found()
 	}
-	if err := a.paged(func(w io.Writer) error { return report.Waits(w, all, format == "json", a.style(w)) }); err != nil {
+	if err := a.paged(func(w io.Writer) error { return report.Waits(w, all, report.Format(format), a.style(w)) }); err != nil {
 		return err
 	}
 	if found {
