@@ -16,14 +16,14 @@ import (
 	"whosefd/tracer/event"
 )
 
-// repairResult is what repair did, as JSON.
 // repairSchema is the version of what repair did as JSON.
 const repairSchema = "whosefd.repair/v1"
 
 // repairResult is what repair did, or with DryRun would do.
 type repairResult struct {
-	Schema  string      `json:"schema"`
-	Plan    *event.Plan `json:"plan"`
+	Schema string `json:"schema"`
+	// Plan is null where there was nothing to repair.
+	Plan    *event.Plan `json:"plan" jsonschema:"nullable"`
 	DryRun  bool        `json:"dry_run,omitempty"`
 	Threads []repaired  `json:"threads,omitempty"`
 	// Now is what the debugger did after it.

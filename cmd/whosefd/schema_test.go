@@ -2,12 +2,15 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"flag"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -24,21 +27,24 @@ import (
 var updateSchemas = flag.Bool("update-schemas", false, "write docs/schema anew")
 
 // described are the outputs that have a schema: by its name, the Go value that is
-// written, and whether it is an element of a list.
+// written, whether it is an element of a list, and the lists of rows that are lines of
+// --format jsonl, by the table that they name.
 var described = map[string]struct {
 	value any
 	list  bool
+	lines map[string]any
 }{
 	"whosefd.diagnosis/v1": {value: analyze.Diagnosis{}},
-	"whosefd.preflight/v1": {value: preflightJSON{}},
+	"whosefd.preflight/v1": {value: preflightJSON{}, lines: map[string]any{"names": analyze.Preflight{}.Names}},
 	"whosefd.rules/v1":     {value: analyze.Rules{}},
 	"whosefd.repair/v1":    {value: repairResult{}},
-	"whosefd.waits/v1":     {value: report.WaitsJSON{}},
-	"whosefd.table/v1":     {value: report.TablesJSON{}},
-	"whosefd.watch/v1":     {value: notice{}},
-	"whosefd.ps/v1":        {value: report.PSRowJSON{}, list: true},
-	"whosefd.doctor/v1":    {value: report.CheckJSON{}, list: true},
-	event.Schema:           {}, // by the type of its line
+	"whosefd.waits/v1":     {value: report.WaitsJSON{}, lines: map[string]any{"processes": report.WaitsJSON{}.Processes}},
+	"whosefd.table/v1": {value: report.TablesJSON{}, lines: map[string]any{"calls": report.TablesJSON{}.Calls,
+		"summary": report.TablesJSON{}.Summary, "descriptors": report.TablesJSON{}.Descriptors}},
+	"whosefd.watch/v1":  {value: notice{}},
+	"whosefd.ps/v1":     {value: report.PSRowJSON{}, list: true, lines: map[string]any{"debuggers": []analyze.PSRow{}}},
+	"whosefd.doctor/v1": {value: report.CheckJSON{}, list: true, lines: map[string]any{"checks": []report.Check{}}},
+	event.Schema:        {}, // by the type of its line
 }
 
 // schemaFile is where a schema lies.
@@ -80,12 +86,41 @@ func schemas(t *testing.T, strict bool) map[string]*jsonschema.Schema {
 		} else {
 			s = r.Reflect(d.value)
 		}
-		if d.list { // as a list, or an element a line
-			s = &jsonschema.Schema{Version: s.Version, Definitions: s.Definitions,
-				AnyOf: []*jsonschema.Schema{{Type: "array", Items: &jsonschema.Schema{Ref: s.Ref}}, {Ref: s.Ref}}}
+		whole := &jsonschema.Schema{Ref: s.Ref}
+		if d.list {
+			whole = &jsonschema.Schema{Type: "array", Items: whole}
+		}
+		if d.list || d.lines != nil {
+			s = &jsonschema.Schema{Version: s.Version, Definitions: s.Definitions, Else: whole,
+				If: &jsonschema.Schema{Type: "object", Required: []string{"table"}}}
+			s.Then = lineSchemas(r, s.Definitions, name, d.lines)
 		}
 		s.Title = name
 		all[name] = s
+	}
+	return all
+}
+
+// lineSchemas describes the lines of --format jsonl: a row of a table each, with the
+// schema and the table that it is of.
+func lineSchemas(r *jsonschema.Reflector, defs jsonschema.Definitions, schema string, rows map[string]any) *jsonschema.Schema {
+	all := &jsonschema.Schema{}
+	for _, table := range slices.Sorted(maps.Keys(rows)) {
+		row := r.ReflectFromType(reflect.TypeOf(rows[table]).Elem())
+		for name, def := range row.Definitions {
+			defs[name] = cmp.Or(defs[name], def)
+		}
+		line := *row.Definitions[strings.TrimPrefix(row.Ref, "#/$defs/")]
+		line.Description = "A line of --format jsonl, of the table " + table + "."
+		line.Properties = jsonschema.NewProperties()
+		line.Properties.Set("schema", &jsonschema.Schema{Const: schema})
+		line.Properties.Set("table", &jsonschema.Schema{Const: table})
+		for p := defs[strings.TrimPrefix(row.Ref, "#/$defs/")].Properties.Oldest(); p != nil; p = p.Next() {
+			line.Properties.Set(p.Key, p.Value)
+		}
+		line.Required = append([]string{"schema", "table"}, line.Required...)
+		defs["line."+table] = &line
+		all.OneOf = append(all.OneOf, &jsonschema.Schema{Ref: "#/$defs/line." + table})
 	}
 	return all
 }
@@ -215,9 +250,18 @@ func TestSchemas(t *testing.T) { // not parallel: the comments are found from th
 	output("ps", "--format", "json", self)
 	output("ps", "--format", "jsonl", self)
 	output("ps", "--all-waits", "--format", "json", self)
+	output("ps", "--all-waits", "--format", "jsonl", self)
+	output("doctor", "--format", "jsonl")
 	output("preflight", "--format", "json", self)
-	for name := range described {
-		if seen[name] == 0 && name != "whosefd.repair/v1" && name != "whosefd.watch/v1" { // which the tests of those commands look at
+	output("repair", "--format", "json", self) // nothing to repair
+	output("preflight", "--format", "jsonl", strconv.Itoa(loaded(t).PID))
+	for name, d := range described {
+		for table := range d.lines {
+			if seen[name+" "+table] == 0 {
+				t.Errorf("%s: no line of the table %s was looked at", name, table)
+			}
+		}
+		if seen[name] == 0 && name != "whosefd.watch/v1" { // which TestSchemasLive looks at
 			t.Errorf("%s: no output was looked at", name)
 		}
 	}
@@ -270,11 +314,7 @@ func checker(t *testing.T) func(args []string, v json.RawMessage) []string {
 		}
 		where := schemaFile(name)
 		if table, ok := m["table"].(string); ok { // a line of it
-			where += map[string]string{"calls": "#/$defs/report.CallJSON", "summary": "#/$defs/tables.SummaryRow", "descriptors": "#/$defs/tables.FDRow", "debuggers": "#/$defs/report.PSRowJSON"}[table]
-			delete(m, "table")
-			if table != "debuggers" {
-				delete(m, "schema")
-			}
+			names = append(names, name+" "+table)
 		}
 		if _, ok := described[name]; !ok {
 			t.Errorf("%v: schema %q is not described", args, name)
