@@ -18,6 +18,8 @@ func PS(w io.Writer, rows []words.PSRow, f Format, st Style) error {
 		return list(w, rows, func(row words.PSRow) PSRowJSON { return PSRowJSON{PSSchema, row} })
 	case FormatLines:
 		return lines(w, PSSchema, "debuggers", rows)
+	case FormatCSV:
+		return psCSV(rows).csv(w)
 	}
 	tbl := &table{cols: []column{
 		{name: "pid", right: true}, {name: "debugger"}, {name: "inferiors", flex: true}, {name: "thread", right: true},
@@ -32,7 +34,8 @@ func PS(w io.Writer, rows []words.PSRow, f Format, st Style) error {
 	return tbl.write(w, f, st)
 }
 
-func psRows(tbl *table, r *words.PSRow) {
+// inferiorsText names those of a debugger.
+func inferiorsText(r *words.PSRow) string {
 	inferiors := make([]string, len(r.Inferiors))
 	for i, inf := range r.Inferiors {
 		inferiors[i] = fmt.Sprintf("%d %s", inf.PID, Clean(string(inf.Comm)))
@@ -40,7 +43,11 @@ func psRows(tbl *table, r *words.PSRow) {
 			inferiors[i] = Clean("core " + string(inf.Core.Link))
 		}
 	}
-	pid, comm, infs := strconv.Itoa(int(r.PID)), Clean(string(r.Comm)), strings.Join(inferiors, ", ")
+	return strings.Join(inferiors, ", ")
+}
+
+func psRows(tbl *table, r *words.PSRow) {
+	pid, comm, infs := strconv.Itoa(int(r.PID)), Clean(string(r.Comm)), inferiorsText(r)
 	if r.Plugin {
 		comm += " (plug-in)"
 	}

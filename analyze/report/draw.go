@@ -1,7 +1,6 @@
 package report
 
 import (
-	"encoding/csv"
 	"fmt"
 	"io"
 	"slices"
@@ -65,44 +64,6 @@ func (t *table) write(w io.Writer, f Format, st Style) error {
 		return t.terminal(w, f, st)
 	}
 	return fmt.Errorf("format %q: not a format for tables", f)
-}
-
-// csv writes RFC 4180, with all columns.
-func (t *table) csv(w io.Writer) error {
-	cw := csv.NewWriter(w)
-	head := make([]string, len(t.cols))
-	for i, c := range t.cols {
-		head[i] = c.name
-	}
-	if err := cw.Write(head); err != nil {
-		return err
-	}
-	for _, row := range t.rows {
-		safe := make([]string, len(row))
-		for i, s := range row {
-			safe[i] = formulaSafe(s)
-		}
-		if err := cw.Write(safe); err != nil {
-			return err
-		}
-	}
-	cw.Flush()
-	return cw.Error()
-}
-
-// formulaSafe keeps a spreadsheet from running a text as a formula: an
-// apostrophe before it makes it a text there. What some spreadsheets skip before
-// a formula (blanks, tabs, line ends) or take for its signs (their wide forms)
-// is no way around it. Plain numbers are left alone.
-func formulaSafe(s string) string {
-	begin := strings.TrimLeft(s, " \t\r\n")
-	switch {
-	case begin == "", strings.IndexAny(begin, "=+-@＝＋－＠") != 0 && !strings.ContainsAny(s[:1], "\t\r\n"):
-		return s
-	case s[0] == '-' && s != "-" && strings.Trim(s[1:], "0123456789.") == "":
-		return s
-	}
-	return "'" + s
 }
 
 func (t *table) options(r tw.Renderer) []tablewriter.Option {

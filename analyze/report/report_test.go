@@ -2,12 +2,14 @@ package report
 
 import (
 	"bytes"
+	"encoding/csv"
 	"encoding/json"
 	"errors"
 	"flag"
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -279,6 +281,43 @@ func TestPS(t *testing.T) {
 	var buf bytes.Buffer
 	if err := PS(&buf, nil, FormatTable, Style{}); err != nil || !strings.Contains(buf.String(), "No debugger") {
 		t.Errorf("%v %q", err, buf.String())
+	}
+}
+
+// A program that reads CSV finds as many cells in each row as in the head, and in a column
+// that names a unit or a count nothing but plain numbers.
+func TestCSVNumbers(t *testing.T) {
+	numbers := regexp.MustCompile(`^(time_s|opened_s|closed_s|.*_us|pid|thread|fd|ret|calls|errors|unfinished|reads|bytes|descriptors)$`)
+	plain := regexp.MustCompile(`^-?[0-9]+(\.[0-9]+)?$`)
+	filled := map[string]bool{}
+	for name, events := range scenes(t) {
+		a, tables := analyzed(events)
+		var all bytes.Buffer
+		if err := errors.Join(Tables(&all, tables, nil, FormatCSV, Style{}), func() error { all.WriteString("\n"); return nil }(),
+			PS(&all, []words.PSRow{a.PS()}, FormatCSV, Style{})); err != nil {
+			t.Fatal(err)
+		}
+		for part := range strings.SplitSeq(all.String(), "\n\n") {
+			rows, err := csv.NewReader(strings.NewReader(part)).ReadAll()
+			if err != nil {
+				t.Fatalf("%s: %v\n%s", name, err, part)
+			}
+			for _, row := range rows[1:] {
+				for i, cell := range row {
+					if head := rows[0][i]; numbers.MatchString(head) && cell != "" {
+						filled[head] = true
+						if !plain.MatchString(cell) {
+							t.Errorf("%s: %s is %q", name, head, cell)
+						}
+					}
+				}
+			}
+		}
+	}
+	for _, head := range []string{"time_s", "duration_us", "total_us", "read_us", "opened_s", "errors", "descriptors", "thread"} {
+		if !filled[head] {
+			t.Errorf("no row has %s", head)
+		}
 	}
 }
 

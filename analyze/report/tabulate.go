@@ -94,8 +94,15 @@ func writeTables(w io.Writer, all []*table, f Format, st Style) error {
 }
 
 func tableNamed(t *tables.Tables, name string, f Format) *table {
-	switch name {
-	case "calls":
+	switch {
+	case name == "calls" && f == FormatCSV:
+		rows, _ := t.Calls()
+		return callCSV(rows, t.Untimed())
+	case name == "summary" && f == FormatCSV:
+		return summaryCSV(t.Summary())
+	case f == FormatCSV:
+		return descriptorsCSV(t.Descriptors(), t.Untimed())
+	case name == "calls":
 		rows, cut := t.Calls()
 		tbl := callTable(rows, t.Untimed())
 		if cut > 0 {
@@ -106,10 +113,10 @@ func tableNamed(t *tables.Tables, name string, f Format) *table {
 			tbl.notes = append(tbl.notes, fmt.Sprintf("%d earlier calls are not shown: the last %d are kept.", cut, kept))
 		}
 		return tbl
-	case "summary":
+	case name == "summary":
 		return summaryTable(t)
 	}
-	return descriptorsTable(t.Descriptors(), t.Untimed(), f)
+	return descriptorsTable(t.Descriptors(), t.Untimed())
 }
 
 func callTable(rows []tables.CallRow, untimed bool) *table {
@@ -146,7 +153,7 @@ func CaseCSV(w io.Writer, c *Case, names []string) error {
 		for _, r := range c.Excerpt.Calls() {
 			rows = append(rows, r.CallRow)
 		}
-		all = append(all, callTable(rows, c.Tables.Untimed()))
+		all = append(all, callCSV(rows, c.Tables.Untimed()))
 	}
 	return writeTables(w, all, FormatCSV, Style{})
 }
@@ -175,7 +182,7 @@ func Overview(w io.Writer, d *words.Diagnosis, t *tables.Tables, more string, st
 		return r.Rule == "" && !open
 	})
 	if len(rows) > 0 {
-		tbl := descriptorsTable(rows, t.Untimed(), FormatTable)
+		tbl := descriptorsTable(rows, t.Untimed())
 		tbl.title = "Descriptors that are suspicious or open"
 		if err := writeAfterLine(w, tbl, st); err != nil {
 			return err
@@ -236,14 +243,11 @@ func folded(rows []tables.FDRow) (out []tables.FDRow, alike []int) {
 	return out, alike
 }
 
-// descriptorsTable folds rows that are alike, where people read it.
-func descriptorsTable(rows []tables.FDRow, untimed bool, f Format) *table {
-	alike := make([]int, len(rows))
-	if f != FormatCSV {
-		rows, alike = folded(rows)
-	}
+// descriptorsTable folds rows that are alike.
+func descriptorsTable(rows []tables.FDRow, untimed bool) *table {
+	rows, alike := folded(rows)
 	// Where all is one process's own, that says nothing.
-	several := f == FormatCSV || slices.ContainsFunc(rows, func(r tables.FDRow) bool { return r.Whose == tables.WhoseInferior || r.Whose == tables.WhoseBoth })
+	several := slices.ContainsFunc(rows, func(r tables.FDRow) bool { return r.Whose == tables.WhoseInferior || r.Whose == tables.WhoseBoth })
 	tbl := &table{title: "Descriptors", cols: []column{
 		{name: "fd", right: true}, {name: "target", flex: true}, {name: "made by", spare: 6}, {name: "name", flex: true},
 		{name: "opened", right: true, spare: 4}, {name: "closed", right: true, spare: 5}, {name: "reads", right: true, spare: 3},

@@ -483,7 +483,7 @@ func TestPluginCommands(t *testing.T) {
 	expect("info whosefd", `Inferior 1 \(pid \d+\): /proc/self/fd/60 leads to /proc/\d+/fd/60 \(device \d+:\d+, inode \d+\): named to dlopen\.`)
 	expect("whosefd preflight", `/proc/self/fd/60`)
 	expect("whosefd explain", `gdb has whosefd's plug-in`)
-	if out, _, _ := whosefd(t, "ps", "--format", "csv"); !strings.Contains(out, fmt.Sprintf("\n%d,gdb (plug-in),", gdb.PID)) {
+	if out, _, _ := whosefd(t, "ps", "--format", "csv"); !strings.Contains(out, fmt.Sprintf("\n%d,gdb,true,", gdb.PID)) {
 		t.Errorf("ps:\n%s", out)
 	}
 	noTraceback(t, gdb)

@@ -278,9 +278,9 @@ func TestHostileRecording(t *testing.T) {
 				t.Fatal(err)
 			}
 			for _, args := range [][]string{{"explain"}, {"explain", "--color", "always"}, {"explain", "--format", "json"},
-				{"table", "--format", "table"}, {"table", "--format", "text"}, {"table", "--format", "json"}, {"table", "--format", "markdown"}, {"table", "--format", "csv"},
+				{"table", "--format", "table"}, {"table", "--format", "text"}, {"table", "--format", "json"}, {"table", "--format", "markdown"}, {"table", "--format", "csv", "-q"},
 				{"table", "--format", "jsonl"}, {"table", "--format", "strace"}, {"table", "--format", "chrome"},
-				{"report", "--format", "html"}, {"report", "--format", "markdown"}, {"report", "--format", "text"}, {"report", "--format", "csv"}} {
+				{"report", "--format", "html"}, {"report", "--format", "markdown"}, {"report", "--format", "text"}, {"report", "--format", "csv", "-q"}} {
 				args = append(slices.Clone(args), poisoned)
 				stdout, stderr := inProcess(t, args)
 				checkHarmless(t, args, stdout, stderr)

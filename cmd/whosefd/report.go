@@ -92,6 +92,7 @@ explain does; such a report has no list of calls.`,
 			if err := f.write(a, c); err != nil {
 				return err
 			}
+			a.noteTables(f.format, f.which)
 			return findingsExit(c.Diagnosis)
 		},
 	}

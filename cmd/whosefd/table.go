@@ -188,6 +188,7 @@ summary only. Without a FILE, standard input is read.`,
 				}
 				return report.Tables(w, tables, shown, report.Format(format), a.style(w))
 			})
+			a.noteTables(format, shown)
 			for _, reason := range lost {
 				a.say("%s", reason)
 			}
@@ -269,6 +270,13 @@ func (s *showFlags) names() ([]string, error) {
 		return report.Names, nil
 	}
 	return tableNames(s.which)
+}
+
+// noteTables says what would surprise a program that reads CSV.
+func (a *app) noteTables(format string, names []string) {
+	if format == "csv" && len(names) != 1 {
+		a.note("these are several tables, each with a head of its own, and an empty line between; --show calls, summary or fds gives one")
+	}
 }
 
 // tableNames checks the names of tables; none means all.
