@@ -31,6 +31,8 @@ type Filter struct {
 	// Rows is how many calls [Tables] keeps, and how many closed descriptors, the
 	// latest ones: 0 for DefaultRows; below 0 for no calls, and as many descriptors.
 	Rows int
+	// Closed is how many closed descriptors it keeps, where that is not Rows.
+	Closed int
 }
 
 // Match says whether a call is chosen; mark is what package rules gave for it.

@@ -109,10 +109,7 @@ type key struct {
 // New gathers what the filter lets through, beside a state that takes the same
 // events. The table by descriptor still knows of each open and close.
 func New(s *state.State, f Filter) *Tables {
-	maxClosed := f.Rows
-	if maxClosed <= 0 {
-		maxClosed = DefaultRows
-	}
+	maxClosed := cmp.Or(f.Closed, max(f.Rows, 0), DefaultRows)
 	if f.Rows == 0 {
 		f.Rows = DefaultRows
 	}
@@ -263,6 +260,13 @@ func (t *Tables) Calls() (rows []CallRow, cut int64) {
 	return slices.Concat(t.calls[t.next:], t.calls[:t.next]), t.cut
 }
 
+// Closed is how many closed descriptors have a row of their own, and how many older
+// ones were merged.
+func (t *Tables) Closed() (kept, merged int64) {
+	t.mergeOlder()
+	return int64(len(t.closed)), t.older.Count
+}
+
 // Summary gives the calls by name, the longest total first.
 func (t *Tables) Summary() []SummaryRow {
 	rows := make([]SummaryRow, 0, len(t.summary))
@@ -360,10 +364,12 @@ func (t *Tables) Descriptors() []FDRow {
 	slices.SortStableFunc(rows, func(x, y FDRow) int {
 		return cmp.Or(cmp.Compare(x.PID, y.PID), cmp.Compare(x.FD, y.FD), cmp.Compare(since(&x), since(&y)))
 	})
-	older := t.older
-	older.Count += t.state.Refused
-	if older.Count > 0 && t.shows(&older) {
-		older.FD = -1
+	older := t.older // which the filter let through
+	older.FD = -1
+	if t.shows(&FDRow{Descriptor: state.Descriptor{FD: -1}}) { // nothing is chosen
+		older.Count += t.state.Refused
+	}
+	if older.Count > 0 {
 		rows = append(rows, older)
 	}
 	return rows

@@ -31,6 +31,20 @@ func TestHabits(t *testing.T) {
 {"type":"end","reason":"exited"}
 `,
 		"core.txt": "no core\n",
+		"closes": `{"type":"session","schema":"whosefd.recording/v1","tool":"test","debugger":{"pid":9,"comm":"gdb"}}
+{"type":"syscall","t":0.1,"pid":9,"tid":9,"name":"openat","path":"/a","ret":3,"new_fd":3}
+{"type":"syscall","t":0.2,"pid":9,"tid":9,"name":"close","fd":3,"ret":0}
+{"type":"syscall","t":0.3,"pid":9,"tid":9,"name":"openat","path":"/b","ret":4,"new_fd":4}
+{"type":"syscall","t":0.4,"pid":9,"tid":9,"name":"close","fd":4,"ret":0}
+{"type":"syscall","t":0.5,"pid":9,"tid":9,"name":"openat","path":"/c","ret":4,"new_fd":4}
+{"type":"syscall","t":0.6,"pid":9,"tid":9,"name":"close","fd":4,"ret":0}
+{"type":"end","reason":"exited"}
+`,
+		"strace.log": `9 openat(AT_FDCWD, "/a", O_RDONLY) = 3
+9 getuid() = 0
+9 getuid() = 0
+9 close(3) = 0
+`,
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
@@ -58,6 +72,12 @@ func TestHabits(t *testing.T) {
 		{typed: "whosefd watch -o - --for 100ms >&2; test ! -e ./-"},
 		{typed: "whosefd table --format csv --rows 1 --show calls ./rec", out: "read", notOut: "openat", err: "only the latest 1 of 2 calls: --rows 2"},
 		{typed: "whosefd table --format csv --show summary --rows 1 ./rec", out: "openat", notErr: "latest"},
+		{typed: "whosefd report --format csv --calls 1 --show calls ./rec", out: "read", err: "only 1 of 2 calls: --calls 2 gives all of them"},
+		{typed: "whosefd table --format jsonl --rows 1 --show fds ./closes", out: `"count":2`, err: "only the latest 1 of 3 closed descriptors, the others as a sum: --rows 3"},
+		{typed: "whosefd table --format csv --rows 1 --show fds --fd 4 ./closes", out: "\n,,,,,,,,,0,0,,false,,,,1\n", err: "only the latest 1 of 2 closed descriptors"},
+		{typed: "whosefd report --format csv --calls 1 --show fds ./closes", out: "/c,", notOut: "/a,", err: "only the latest 1 of 3 closed descriptors, the others as a sum: --calls 3"},
+		{typed: "whosefd report --format csv --show fds ./closes", out: "/a,", notErr: "only"},
+		{typed: "whosefd table --format strace ./strace.log", notOut: "getuid", err: "2 calls are left out, which are only counted (getuid)"},
 		{typed: "whosefd table --format strace --rows 1 ./rec", code: 2, err: "always of all calls"},
 		{typed: "whosefd table --format chrome --show fds ./rec", code: 2, err: "always of all calls"},
 

@@ -58,6 +58,10 @@ explain does; such a report has no list of calls.`,
 				return err
 			}
 			an := analyze.New()
+			filter.Rows = -1 // calls are the excerpt's
+			if f.format == "csv" {
+				filter.Closed = f.calls
+			}
 			c := &report.Case{Excerpt: analyze.NewExcerpt(f.calls), Tables: an.Tables(filter), Descriptors: an.Descriptors, Tool: tool()}
 			c.Excerpt.Filter = filter
 			add := func(ev event.Event) {
@@ -91,6 +95,13 @@ explain does; such a report has no list of calls.`,
 			c.Diagnosis = an.Diagnosis()
 			if err := f.write(a, c); err != nil {
 				return err
+			}
+			if f.format == "csv" {
+				chosen, _ := c.Tables.Chosen()
+				kept := int64(len(c.Excerpt.Calls()))
+				a.sayLeftOut("%d of %d calls", "calls", f.which, "calls", kept, chosen-kept)
+				closed, merged := c.Tables.Closed()
+				a.sayLeftOut("the latest %d of %d closed descriptors, the others as a sum", "calls", f.which, "fds", closed, merged)
 			}
 			a.noteTables(f.format, f.which)
 			return findingsExit(c.Diagnosis)

@@ -192,8 +192,13 @@ summary only. Without a FILE, standard input is read.`,
 			for _, reason := range lost {
 				a.say("%s", reason)
 			}
-			if _, cut := tables.Calls(); cut > 0 && calls == nil && !filter.Fold && (len(shown) == 0 || slices.Contains(shown, "calls")) { // a program's input: the text says it itself
-				a.say("only the latest %d of %d calls: --rows %d gives all of them", rows, cut+int64(rows), min(cut+int64(rows), maxRows))
+			if calls != nil {
+				a.sayUncounted(counts)
+			} else if !filter.Fold { // a program's input: the text says it itself
+				_, cut := tables.Calls()
+				a.sayLeftOut("the latest %d of %d calls", "rows", shown, "calls", int64(rows), cut)
+				closed, merged := tables.Closed()
+				a.sayLeftOut("the latest %d of %d closed descriptors, the others as a sum", "rows", shown, "fds", closed, merged)
 			}
 			if err == nil && len(found) > 0 {
 				return exit{code: exitFindings}
@@ -270,6 +275,28 @@ func (s *showFlags) names() ([]string, error) {
 		return report.Names, nil
 	}
 	return tableNames(s.which)
+}
+
+// sayLeftOut says what a format for programs leaves out of a table, if that is shown, and
+// which flag gives all of it.
+func (a *app) sayLeftOut(what, flag string, shown []string, table string, rows, cut int64) {
+	if cut > 0 && (len(shown) == 0 || slices.Contains(shown, table)) {
+		a.say("only "+what+": --%s %d gives all of them", rows, rows+cut, flag, min(rows+cut, maxRows))
+	}
+}
+
+// sayUncounted says which calls of a log a format of another tool leaves out: of those
+// that are not decoded only their number is known.
+func (a *app) sayUncounted(counts []straceio.Count) {
+	var calls int64
+	var names []string
+	for _, c := range counts {
+		calls += c.Calls
+		names = append(names, c.Name)
+	}
+	if calls > 0 {
+		a.say("%d calls are left out, which are only counted (%s): --show summary, in another format, has their numbers", calls, strings.Join(names, ", "))
+	}
 }
 
 // noteTables says what would surprise a program that reads CSV.
