@@ -183,13 +183,13 @@ func formatFlag(cmd *cobra.Command, to *string, formats ...string) {
 	json := slices.Contains(formats, "json") && cmd.Flags().Bool("json", false, "--format json") != nil
 	before := cmd.PreRunE
 	cmd.PreRunE = func(c *cobra.Command, args []string) error {
+		if json && c.Flags().Changed("json") {
+			*to = "json"
+		}
 		if before != nil {
 			if err := before(c, args); err != nil {
 				return err
 			}
-		}
-		if json && c.Flags().Changed("json") {
-			*to = "json"
 		}
 		return oneOf("--format", *to, formats...)
 	}

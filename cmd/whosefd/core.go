@@ -35,6 +35,9 @@ func (s *standIns) flags(cmd *cobra.Command, usage string) {
 
 // list looks at the files.
 func (s *standIns) list(a *app) (files []event.StandIn, err error) {
+	if s.force && len(s.with) == 0 {
+		return nil, errors.New("--force is for the files of --with, and there is none")
+	}
 	for _, arg := range s.with {
 		name, file, ok := strings.Cut(arg, "=")
 		if _, err := os.Stat(arg); s.nameless && (!ok || err == nil) {

@@ -38,6 +38,9 @@ strace -ff give the prefix, or all files. Of a core file it says what a debugger
 would make of its library names, as preflight --core does.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if rules {
+				if err := without(cmd, "means nothing with --rules, which looks at nothing", "pid", "output", "redact", "redact-also", "inferior", "core", "debuginfod"); err != nil {
+					return err
+				}
 				return a.showRules(args, format)
 			}
 			an := analyze.New()
@@ -202,9 +205,14 @@ func (f *redactFlags) liveOnly(cmd *cobra.Command) error {
 
 // liveOnly refuses flags that mean nothing where the evidence is in a file.
 func liveOnly(cmd *cobra.Command, flags ...string) error {
+	return without(cmd, "is for a running debugger: the evidence is in a file already", flags...)
+}
+
+// without refuses flags that would be ignored, and says why.
+func without(cmd *cobra.Command, why string, flags ...string) error {
 	for _, name := range flags {
 		if cmd.Flags().Changed(name) {
-			return fmt.Errorf("--%s is for a running debugger: the evidence is in a file already", name)
+			return fmt.Errorf("--%s %s", name, why)
 		}
 	}
 	return nil

@@ -46,6 +46,9 @@ printed unless --verbose asks for it. Ending guard leaves the debugger running.`
 				return err
 			}
 			if o.PID != 0 {
+				if err := without(cmd, "is for a launched command", "findings-exit"); err != nil {
+					return err
+				}
 				if err := f.consent(a, o.PID, args); err != nil {
 					return err
 				}

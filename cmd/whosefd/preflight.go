@@ -56,6 +56,11 @@ The libraries that a core names and that no process has any more are given by
 --with NAME=FILE: each must have the build id that the core tells.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if format != "text" && format != "json" {
+				if err := without(cmd, "is told of as text or json, and --format "+format+" has the names only", "sysroot"); err != nil {
+					return err
+				}
+			}
 			core.format, core.sysroot = format, sysroot
 			if core.core != "" {
 				if len(t.pids) > 0 {
@@ -109,7 +114,11 @@ func (a *app) showPreflight(p *analyze.Preflight, made *sysrootMade, format stri
 	if f := report.Format(format); f == report.FormatJSON {
 		err = report.JSON(a.out, preflightJSON{p, made})
 	} else if f != report.FormatText {
-		err = report.Prospects(a.out, p, f, a.style(a.out))
+		if err = report.Prospects(a.out, p, f, a.style(a.out)); err == nil {
+			for _, what := range p.Missing {
+				a.say("%s", what) // nothing is called fine that could not be seen
+			}
+		}
 	} else if err = report.Preflight(a.out, p, a.style(a.out)); err == nil && made != nil {
 		err = a.tellSysroot(made)
 	}

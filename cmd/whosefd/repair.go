@@ -59,6 +59,7 @@ type repairCmd struct {
 	started   uint64 // when the debugger started
 
 	attached bool
+	text     io.Writer // what is said goes there
 }
 
 func (a *app) repair() *cobra.Command {
@@ -77,7 +78,19 @@ symbols of this library, or incomplete ones, or hangs again.
 
 Of a library of a core file no process has the right file any more: --with names
 one, which must have the build id that the core tells.`,
-		RunE: func(cmd *cobra.Command, args []string) error { return r.run(cmd.Context(), args) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if r.dryRun {
+				if err := without(cmd, "means nothing with --dry-run, which does nothing that could be recorded", "output"); err != nil {
+					return err
+				}
+			}
+			if r.release {
+				if err := without(cmd, "means nothing with --release, which puts no file anywhere", "with", "force"); err != nil {
+					return err
+				}
+			}
+			return r.run(cmd.Context(), args)
+		},
 	}
 	r.t.flag(a, cmd)
 	formatFlag(cmd, &r.format, "text", "json")
@@ -88,7 +101,7 @@ one, which must have the build id that the core tells.`,
 	cmd.Flags().BoolVar(&r.dryRun, "dry-run", false, "print the plan, change nothing")
 	cmd.Flags().BoolVar(&r.release, "release", false, "only end the read, as at the end of a file: no symbols of this library")
 	cmd.Flags().BoolVar(&r.detach, "detach", false, "leave at once, instead of staying as a guard")
-	cmd.Flags().StringVarP(&r.output, "output", "o", "", "record what happens to this file, as JSON lines")
+	cmd.Flags().StringVarP(&r.output, "output", "o", "", "record what happens to this file, as JSON lines; - is standard output, and what is said goes to standard error")
 	return cmd
 }
 
@@ -97,6 +110,10 @@ func (r *repairCmd) run(ctx context.Context, args []string) error {
 		if err := checkOutput(r.output); err != nil {
 			return err
 		}
+	}
+	r.text = r.a.out
+	if isStdout(r.output) { // which has the record
+		r.text = r.a.err
 	}
 	pid, err := r.t.find(r.a, args)
 	if err != nil {
@@ -143,20 +160,20 @@ func (r *repairCmd) healthy(pid event.PID, d *analyze.Diagnosis) error {
 	if r.format == "json" {
 		return r.json(repairResult{Now: string(d.Summary)})
 	}
-	_, err := fmt.Fprintf(r.a.out, "Nothing to repair in pid %d, and nothing was changed. %s\n", pid, report.Clean(string(d.Summary)))
+	_, err := fmt.Fprintf(r.text, "Nothing to repair in pid %d, and nothing was changed. %s\n", pid, report.Clean(string(d.Summary)))
 	return err
 }
 
 func (r *repairCmd) json(res repairResult) error {
 	res.Schema = repairSchema
-	return report.JSON(r.a.out, res)
+	return report.JSON(r.text, res)
 }
 
 func (r *repairCmd) showPlan(p *event.Plan) error {
 	if r.format == "json" {
 		return r.json(repairResult{Plan: p, DryRun: true})
 	}
-	if _, err := fmt.Fprintf(r.a.out, "This would be done to pid %d; nothing was changed:\n", p.PID); err != nil {
+	if _, err := fmt.Fprintf(r.text, "This would be done to pid %d; nothing was changed:\n", p.PID); err != nil {
 		return err
 	}
 	for i, s := range p.Steps {
@@ -170,7 +187,7 @@ func (r *repairCmd) showPlan(p *event.Plan) error {
 		if s.UndoCall != nil {
 			lines += fmt.Sprintf("           %s\n", report.Clean(s.UndoCall.String()))
 		}
-		if _, err := io.WriteString(r.a.out, lines); err != nil {
+		if _, err := io.WriteString(r.text, lines); err != nil {
 			return err
 		}
 	}
@@ -275,7 +292,7 @@ func (r *repairCmd) report(pid event.PID, res *repairResult, threads []*tracer.T
 		if t.ReadBytes != nil {
 			line += fmt.Sprintf(", and the read that hung has returned %d bytes", *t.ReadBytes)
 		}
-		if _, err := fmt.Fprintf(r.a.out, "%s. The thread's registers were changed for %d µs.\n", line, t.ChangedUS); err != nil {
+		if _, err := fmt.Fprintf(r.text, "%s. The thread's registers were changed for %d µs.\n", line, t.ChangedUS); err != nil {
 			return errors.Join(err, failed)
 		}
 	}
@@ -297,7 +314,7 @@ func (r *repairCmd) report(pid event.PID, res *repairResult, threads []*tracer.T
 			"nosharedlibrary and then sharedlibrary, while the program is stopped, read it again.\n" +
 			"Staying as a guard, since the debugger opens that name again later. Ctrl-C ends that; the debugger runs on."
 	}
-	_, err := fmt.Fprintf(r.a.out, "Now: %s\n%s\n", report.Clean(res.Now), end)
+	_, err := fmt.Fprintf(r.text, "Now: %s\n%s\n", report.Clean(res.Now), end)
 	if err != nil {
 		return err
 	}

@@ -448,6 +448,21 @@ func TestRepairRelease(t *testing.T) {
 	untraced(t, gdb.PID)
 }
 
+// A record on standard output has nothing else in it.
+func TestRepairRecordOnStdout(t *testing.T) {
+	t.Parallel()
+	scene.Require(t, "gdb", "ptrace", "root")
+	out, stderr, code := whosefd(t, "repair", "--detach", "-o", "-", strconv.Itoa(scene.Hang(t).PID))
+	if code == exitTrouble || !strings.Contains(stderr, "Repaired: ") || !strings.Contains(out, `{"type":"end"`) {
+		t.Errorf("exit code %d\n%s%s", code, out, stderr)
+	}
+	for line := range strings.Lines(out) {
+		if !strings.HasPrefix(line, `{"type":`) || !json.Valid([]byte(line)) {
+			t.Errorf("in the record: %q", line)
+		}
+	}
+}
+
 // Where two names lead to the two ends of one pipe and both stand on the stack,
 // it cannot be told which one hangs. Then that is what is said at the end.
 func TestRepairReleaseHangs(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -50,6 +51,11 @@ explain does; such a report has no list of calls.`,
 					return err
 				}
 			}
+			if f.format == "json" {
+				if err := without(cmd, "means nothing with --format json, which has no calls; whosefd table --format json has", slices.Concat(choosing, []string{"calls"})...); err != nil {
+					return err
+				}
+			}
 			return f.check(a)
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -83,6 +89,9 @@ explain does; such a report has no list of calls.`,
 				}
 				addCounts(c.Tables, counts)
 			} else {
+				if err := without(cmd, "is for a recording: of a running debugger there are no calls", slices.Concat(choosingCalls, []string{"calls"})...); err != nil {
+					return err
+				}
 				events, err := a.evidence(&t, args, inferiors, nil, debuginfod)
 				if err != nil {
 					return err

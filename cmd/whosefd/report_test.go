@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -96,6 +97,10 @@ func TestReportOnTerminal(t *testing.T) {
 	if code := a.run(t.Context(), []string{"report", recorded}); code != exitTrouble || out.Len() != 0 || !strings.Contains(stderr.String(), "-o FILE") {
 		t.Errorf("exit code %d, %q, %q", code, out.String(), stderr.String())
 	}
+	if code := a.run(t.Context(), []string{"report", "--json", recorded}); code != exitFindings || !json.Valid(out.Bytes()) {
+		t.Errorf("exit code %d, %q", code, out.String())
+	}
+	out.Reset()
 	if code := a.run(t.Context(), []string{"report", "--format", "text", recorded}); code != exitFindings || !strings.Contains(out.String(), "Descriptors of gdb") {
 		t.Errorf("exit code %d, %q", code, out.String())
 	}

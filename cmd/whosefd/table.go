@@ -28,6 +28,13 @@ type filterFlags struct {
 	expr         string
 }
 
+// choosingCalls are the flags that choose calls, and choosing those that choose
+// descriptors too.
+var (
+	choosingCalls = []string{"call", "tid", "failed", "filter"}
+	choosing      = append([]string{"path", "fd", "findings"}, choosingCalls...)
+)
+
 func (f *filterFlags) flags(cmd *cobra.Command) {
 	cmd.Flags().StringSliceVarP(&f.calls, "call", "e", nil, "only these system calls: names, patterns (open*), classes (%file, %desc, %stat); !… all others")
 	completeList(cmd, "call", func() []string {
@@ -135,9 +142,9 @@ summary only. Without a FILE, standard input is read.`,
 			if err != nil {
 				return err
 			}
-			for _, flag := range []string{"rows", "show", "all"} {
-				if (format == "strace" || format == "chrome") && cmd.Flags().Changed(flag) {
-					return fmt.Errorf("--%s: --format %s is always of all calls; --filter chooses some", flag, format)
+			if format == "strace" || format == "chrome" {
+				if err := without(cmd, "means nothing with --format "+format+", which is always of all calls; --filter chooses some", "rows", "show", "all"); err != nil {
+					return err
 				}
 			}
 			// Little is kept: collecting garbage less often costs some 3 MB, and saves
@@ -267,6 +274,7 @@ type showFlags struct {
 func (s *showFlags) flags(cmd *cobra.Command, otherwise string) {
 	cmd.Flags().StringSliceVar(&s.which, "show", nil, "which tables: "+strings.Join(report.Names, ", ")+" (default: "+otherwise+")")
 	cmd.Flags().BoolVar(&s.all, "all", false, "show all tables")
+	cmd.MarkFlagsMutuallyExclusive("show", "all")
 	completeList(cmd, "show", func() []string { return report.Names })
 }
 

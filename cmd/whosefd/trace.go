@@ -65,6 +65,9 @@ func (f *follow) options(a *app, cmd *cobra.Command) (o tracer.TraceOptions, err
 	} else if f.cpu != "auto" && f.cpu != "off" {
 		return o, fmt.Errorf("--cpu %q: not auto, off, or the number of a CPU", f.cpu)
 	}
+	if o.CPU.Known && o.Engine == tracer.EngineEBPF {
+		return o, fmt.Errorf("--cpu %s means nothing with --engine ebpf, which lets threads run where they like", f.cpu)
+	}
 	if o.Inferiors, err = a.processes(f.inferiors); err != nil {
 		return o, err
 	}
@@ -234,6 +237,7 @@ is passed on.`,
 	cmd.Flags().StringArrayVarP(&env, "env", "E", nil, "VAR=VALUE: of a launched command, add this to its environment; VAR: take it out")
 	cmd.Flags().BoolVarP(&summaryOnly, "summary-only", "c", false, "print no calls, only the summary and what was found")
 	cmd.Flags().BoolVar(&live, "live", false, "print the calls as they happen, with -o too")
+	cmd.MarkFlagsMutuallyExclusive("live", "summary-only")
 	cmd.Flags().DurationVar(&last, "for", 0, "end the trace after this time, such as 5s")
 	return cmd
 }

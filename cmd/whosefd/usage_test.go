@@ -135,6 +135,15 @@ func TestUsage(t *testing.T) {
 		{"preflight --sysroot " + mine + " " + self, "not a directory"}, {"preflight --sysroot " + full + " " + self, "not empty"},
 		{"preflight --sysroot " + noDir + " " + self, "no such file"}, {"preflight --sysroot= " + self, "empty"},
 		{"explain --debuginfod=x 1", "invalid"},
+		// A flag that would be ignored.
+		{"explain --rules -o " + filepath.Join(dir, "rules"), "--output means nothing with --rules"}, {"explain --rules --redact", "--rules"}, {"explain --rules -p 1", "--rules"},
+		{"repair --dry-run " + alive + " -o " + filepath.Join(dir, "dry"), "--output means nothing with --dry-run"}, {"repair --release " + alive + " --with " + mine, "--release"},
+		{"repair --force " + alive, "of --with"}, {"guard --force -- true", "of --with"}, {"guard --findings-exit -p " + alive, "launched command"},
+		{"preflight --format csv " + alive + " --sysroot " + filepath.Join(dir, "sysroot"), "--sysroot is told of as text or json"},
+		{"preflight --format jsonl --core x --sysroot " + filepath.Join(dir, "sysroot"), "--sysroot is told of as text or json"},
+		{"table --all --show calls " + good, "[show all]"}, {"trace --all --show calls -- true", "[show all]"}, {"trace -c --live -- true", "[live summary-only]"},
+		{"trace --engine ebpf --cpu 0 -- true", "--cpu 0 means nothing"},
+		{"report --format json --calls 5 " + good, "--calls means nothing"}, {"report --json --fd 4 " + good, "--fd means nothing"}, {"report " + alive + " --failed", "--failed is for a recording"},
 	} {
 		add(wrongUse{strings.Fields(one.args), one.want})
 	}

@@ -64,6 +64,7 @@ type watch struct {
 	o       tracer.WatchOptions
 	file    *json.Encoder // nil without -o
 	text    io.Writer
+	hooked  io.Writer   // what the command of --exec prints
 	hook    chan notice // nil without --exec
 	verbose bool
 	chosen  func(*analyze.Notice) bool
@@ -149,17 +150,17 @@ files, as guard does.`,
 }
 
 func (w *watch) run(ctx context.Context, output, hook string) (err error) {
-	w.o.View, w.o.Tool, w.text = w.a.view, tool(), w.a.out
+	w.o.View, w.o.Tool, w.text, w.hooked = w.a.view, tool(), w.a.out, w.a.out
 	w.o.Fallback = func(why error) {
 		w.a.say("names are not seen as they are opened, only those that stay open: %v", why)
 	}
 	switch {
 	case isStdout(output):
-		w.file, w.text = json.NewEncoder(w.a.out), io.Discard
+		w.file, w.text, w.hooked = json.NewEncoder(w.a.out), io.Discard, w.a.err
 	case output != "":
-		f, err := os.OpenFile(output, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
-		if err != nil {
-			return fmt.Errorf("write what is said: %w", err)
+		f, openErr := os.OpenFile(output, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+		if openErr != nil {
+			return fmt.Errorf("write what is said: %w", openErr)
 		}
 		defer func() { err = errors.Join(err, f.Close()) }()
 		w.file = json.NewEncoder(f)
@@ -196,7 +197,7 @@ func (w *watch) runHooks(ctx context.Context, command string) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), hookWithin)
 		cmd := exec.CommandContext(ctx, "sh", "-c", command)
 		cmd.Env = append(os.Environ(), "WHOSEFD_KIND="+n.Kind, "WHOSEFD_PID="+strconv.Itoa(int(n.PID)))
-		cmd.Stdout, cmd.Stderr = w.a.out, w.a.err
+		cmd.Stdout, cmd.Stderr = w.hooked, w.a.err
 		in, err := cmd.StdinPipe()
 		if err == nil {
 			err = cmd.Start()

@@ -71,6 +71,26 @@ func testWatchHang(t *testing.T) {
 	}
 }
 
+// JSON lines on standard output have nothing else between them.
+func TestWatchOnStdout(t *testing.T) {
+	t.Parallel()
+	scene.Require(t, "gdb", "ptrace", "root")
+	r := startWhosefd(t, "watch", "-o", "-", "-v", "--exec", "echo was hooked")
+	gdb := scene.Hang(t)
+	eventually(t, "the hang is told, and the command has run", func() bool {
+		return strings.Contains(r.stdout.String(), `"kind":"finding","pid":`+strconv.Itoa(gdb.PID)+`,`) && strings.Contains(r.stderr.String(), "was hooked")
+	})
+	if err := r.Process.Signal(syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	r.wait(t)
+	for line := range strings.Lines(r.stdout.String()) {
+		if !json.Valid([]byte(line)) {
+			t.Errorf("between the JSON lines: %q", line)
+		}
+	}
+}
+
 // A name that is opened and closed at once is seen by the programs in the kernel. What it means to the
 // program is asked of that, which must not have ended by then.
 func TestWatchNames(t *testing.T) {
