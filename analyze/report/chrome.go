@@ -122,6 +122,12 @@ func (c *Chrome) call(ev *event.Syscall, mark rules.Mark) {
 	case ev.Errno != "":
 		e.Cat = "call,failed"
 	}
+	if before := c.pending[ev.TID]; before != nil && (ev.Unfinished || !ev.Resumed || before.Name != e.Name) {
+		// Its end is not in the evidence, and came before this.
+		dur := max(0, int64(ev.T)-before.TS)
+		before.Phase, before.Dur, before.Args["result"] = "X", &dur, "its end was not seen"
+		c.put(before)
+	}
 	if ev.Unfinished {
 		e.Phase = "B"
 		if c.pending[ev.TID] == nil {

@@ -90,3 +90,34 @@ func TestChrome(t *testing.T) {
 		t.Errorf("%d slices, %d without end, %d waits: not enough to say anything", slices, open, waits)
 	}
 }
+
+// A call whose end is not in the evidence lasts until the next of its thread at most: it
+// is not left out.
+func TestChromeEndNotSeen(t *testing.T) {
+	var buf bytes.Buffer
+	c := NewChrome(&buf)
+	for _, ev := range []event.Event{
+		&event.Syscall{T: 100, PID: 7, TID: 7, Name: "read", Unfinished: true},
+		&event.Syscall{T: 200, PID: 7, TID: 7, Name: "read", Unfinished: true},
+		&event.Syscall{T: 350, PID: 7, TID: 7, Name: "close"},
+		&event.Syscall{T: 400, PID: 7, TID: 7, Name: "read", Unfinished: true},
+		&event.Syscall{T: 400, PID: 7, TID: 7, Name: "read", Resumed: true, DurUS: event.Some[int64](9)},
+	} {
+		if err := c.Add(ev, analyze.Mark{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	want := `{"displayTimeUnit":"ms","traceEvents":[
+{"name":"read","cat":"call","ph":"X","ts":100,"dur":100,"pid":7,"tid":7,"args":{"result":"its end was not seen"}},
+{"name":"read","cat":"call","ph":"X","ts":200,"dur":150,"pid":7,"tid":7,"args":{"result":"its end was not seen"}},
+{"name":"close","cat":"call","ph":"X","ts":350,"dur":0,"pid":7,"tid":7},
+{"name":"read","cat":"call","ph":"X","ts":400,"dur":9,"pid":7,"tid":7}
+]}
+`
+	if buf.String() != want {
+		t.Errorf("got\n%s", buf.String())
+	}
+}
