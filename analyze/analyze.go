@@ -23,8 +23,14 @@ import (
 // no reference to the events. It is not safe for concurrent use.
 type Analysis struct{ state *state.State }
 
-// New gives an Analysis that has seen nothing.
-func New() *Analysis { return &Analysis{state.New()} }
+// New gives an Analysis that has seen these events.
+func New(events ...event.Event) *Analysis {
+	a := &Analysis{state.New()}
+	for _, ev := range events {
+		a.Add(ev)
+	}
+	return a
+}
 
 // Add takes the next event, and says what is worth a mark beside its row.
 func (a *Analysis) Add(ev event.Event) Mark {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
 	"strconv"
@@ -639,5 +640,23 @@ func testEmitErrorAndCancel(t *testing.T) {
 				t.Errorf("traced by %d, %v", tracer, err)
 			}
 		})
+	}
+}
+
+// What stat(2) said of a file is the word; a link is taken from what was known where nothing else was.
+func TestStatTarget(t *testing.T) {
+	st := decode.Stat{Mode: 0o100644, Dev: 1, Ino: 2}
+	for name, c := range map[string]struct {
+		known *event.Target
+		want  event.Target
+	}{
+		"nothing known":                  {nil, event.Target{Kind: event.Regular, Dev: 1, Ino: 2}},
+		"the same":                       {&event.Target{Kind: event.Memfd, Link: "/memfd:x (deleted)", Dev: 1, Ino: 2}, event.Target{Kind: event.Memfd, Link: "/memfd:x (deleted)", Dev: 1, Ino: 2}},
+		"another":                        {&event.Target{Kind: event.Regular, Link: "/other", Dev: 1, Ino: 3}, event.Target{Kind: event.Regular, Dev: 1, Ino: 2}},
+		"gone before it could be looked": {&event.Target{Kind: event.Regular, Link: "/lib.so", Error: "ENOENT"}, event.Target{Kind: event.Regular, Link: "/lib.so", Dev: 1, Ino: 2}},
+	} {
+		if got := statTarget(c.known, st); !reflect.DeepEqual(*got, c.want) {
+			t.Errorf("%s: %+v, not %+v", name, *got, c.want)
+		}
 	}
 }

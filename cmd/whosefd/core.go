@@ -129,11 +129,7 @@ func (a *app) preflightCore(ctx context.Context, c *corePreflight) error {
 	if err != nil {
 		return err
 	}
-	an := analyze.New()
-	for _, ev := range events {
-		an.Add(ev)
-	}
-	p := an.Preflight()
+	p := analyze.New(events...).Preflight()
 	var made *sysrootMade
 	if c.sysroot != "" {
 		abs, folder, err := sysrootAt(ctx, c.sysroot, func(ctx context.Context, abs string) (*sysroot.Made, error) {

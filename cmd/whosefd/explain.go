@@ -135,11 +135,7 @@ func (a *app) explainEach(pids []event.PID, evidence func(string) ([]event.Event
 			code = exitTrouble
 			continue
 		}
-		an := analyze.New()
-		for _, ev := range events {
-			an.Add(ev)
-		}
-		all = append(all, an.Diagnosis())
+		all = append(all, analyze.New(events...).Diagnosis())
 	}
 	err := a.paged(func(w io.Writer) error {
 		for i, d := range all {
@@ -229,7 +225,7 @@ func (a *app) evidence(t *target, args, inferiors, cores []string, debuginfod bo
 			return nil, fmt.Errorf("--core: %w", err)
 		}
 	}
-	named, err := a.processes(inferiors)
+	named, err := a.subjectsOf(inferiors)
 	if err != nil {
 		return nil, err
 	}
@@ -237,12 +233,22 @@ func (a *app) evidence(t *target, args, inferiors, cores []string, debuginfod bo
 		Stacks: true, Debuginfod: debuginfod})
 }
 
+// subjectsOf looks up what --inferior names.
+func (a *app) subjectsOf(inferiors []string) ([]event.PID, error) {
+	pids, err := a.processes(inferiors)
+	if err != nil {
+		err = fmt.Errorf("--inferior: %w", err)
+	}
+	return pids, err
+}
+
+// processes looks several up, by their numbers or names.
 func (a *app) processes(given []string) ([]event.PID, error) {
 	var pids []event.PID
 	for _, s := range given {
 		pid, err := a.process(s)
 		if err != nil {
-			return nil, fmt.Errorf("--inferior: %w", err)
+			return nil, err
 		}
 		pids = append(pids, pid)
 	}

@@ -347,7 +347,7 @@ func TestPluginUnreachable(t *testing.T) {
 	nobody := []string{"setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"}
 	program := filepath.Join(scene.Build(t), "from_memory")
 	if st, err := os.Stat(filepath.Dir(program)); err != nil || st.Mode()&0o005 == 0 {
-		t.Skipf("others may not enter the samples' folder: %v", err)
+		scene.Skip(t, "a folder that others may enter", err)
 	}
 	p := scene.Start(t, scene.Command{Path: nobody[0], Args: append(slices.Clone(nobody[1:]), program, "--after", "close", "--wait")})
 	p.WaitReady()

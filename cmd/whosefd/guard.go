@@ -197,9 +197,5 @@ func (a *app) diagnose(pid event.PID, named subjects, stacks bool) (*analyze.Dia
 	if err != nil {
 		return nil, err
 	}
-	an := analyze.New()
-	for _, ev := range events {
-		an.Add(ev)
-	}
-	return an.Diagnosis(), nil
+	return analyze.New(events...).Diagnosis(), nil
 }

@@ -85,11 +85,7 @@ The libraries that a core names and that no process has any more are given by
 			if err != nil {
 				return err
 			}
-			an := analyze.New()
-			for _, ev := range events {
-				an.Add(ev)
-			}
-			p := an.Preflight()
+			p := analyze.New(events...).Preflight()
 			var made *sysrootMade
 			if sysroot != "" {
 				if made, err = a.makeSysroot(cmd.Context(), sysroot, pid); err != nil {

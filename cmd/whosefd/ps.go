@@ -36,13 +36,9 @@ looked at.`,
 			if waits && cmd.Flags().Changed("format") && !slices.Contains(waitsFormats, format) {
 				return fmt.Errorf("--all-waits with --format %s: not one of %s", format, strings.Join(waitsFormats, ", "))
 			}
-			var only []event.PID
-			for _, given := range slices.Concat(t.pids, args) {
-				pid, err := a.process(given)
-				if err != nil {
-					return err
-				}
-				only = append(only, pid)
+			only, err := a.processes(slices.Concat(t.pids, args))
+			if err != nil {
+				return err
 			}
 			if waits {
 				return a.waits(only, format)
@@ -93,11 +89,7 @@ func (a *app) waits(pids []event.PID, format string) error {
 		if err != nil {
 			return err
 		}
-		an := analyze.New()
-		for _, ev := range events {
-			an.Add(ev)
-		}
-		d := an.Diagnosis()
+		d := analyze.New(events...).Diagnosis()
 		all = append(all, d)
 		found = found || d.Found()
 	}
@@ -134,10 +126,7 @@ func (a *app) eachDebugger(pids []event.PID, each func(analyze.PSRow, *analyze.A
 			each(analyze.PSRow{PID: pid, Error: event.Text(err.Error())}, nil)
 			continue
 		}
-		an := analyze.New()
-		for _, ev := range events {
-			an.Add(ev)
-		}
+		an := analyze.New(events...)
 		each(an.PS(), an)
 	}
 	return nil

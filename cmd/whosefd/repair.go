@@ -126,7 +126,7 @@ func (r *repairCmd) run(ctx context.Context, args []string) error {
 	}
 	r.started, _ = r.a.view.StartTime(event.TID(pid)) // the attach will tell
 	r.named.cores = r.cores
-	if r.named.pids, err = r.a.processes(r.inferiors); err != nil {
+	if r.named.pids, err = r.a.subjectsOf(r.inferiors); err != nil {
 		return err
 	}
 	if r.standIns, err = r.files.list(r.a); err != nil {

@@ -49,13 +49,9 @@ and descriptors to scroll and search in.`,
 				}
 				return a.scroll(cmd.Context(), s, files)
 			}
-			var only []event.PID
-			for _, given := range slices.Concat(t.pids, args) {
-				pid, err := a.process(given)
-				if err != nil {
-					return err
-				}
-				only = append(only, pid)
+			only, err := a.processes(slices.Concat(t.pids, args))
+			if err != nil {
+				return err
 			}
 			if follow {
 				if len(only) != 1 {

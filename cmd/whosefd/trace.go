@@ -68,7 +68,7 @@ func (f *follow) options(a *app, cmd *cobra.Command) (o tracer.TraceOptions, err
 	if o.CPU.Known && o.Engine == tracer.EngineEBPF {
 		return o, fmt.Errorf("--cpu %s means nothing with --engine ebpf, which lets threads run where they like", f.cpu)
 	}
-	if o.Inferiors, err = a.processes(f.inferiors); err != nil {
+	if o.Inferiors, err = a.subjectsOf(f.inferiors); err != nil {
 		return o, err
 	}
 	o.Env = os.Environ()

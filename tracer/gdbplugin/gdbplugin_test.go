@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"whosefd/samples/scene"
 	"whosefd/tracer/decode"
 )
 
@@ -15,7 +16,7 @@ import (
 func TestCompiles(t *testing.T) {
 	python, err := exec.LookPath("python3")
 	if err != nil {
-		t.Skip("python3 is not installed")
+		scene.Skip(t, "python3", err)
 	}
 	if strings.Contains(body, "'''") {
 		t.Error("whosefd.py has ''' in it, by which its string in the plug-in would end")
@@ -106,7 +107,7 @@ func TestPlace(t *testing.T) {
 func TestFolderOfOurOwn(t *testing.T) {
 	python, err := exec.LookPath("python3")
 	if err != nil {
-		t.Skip("python3 is not installed")
+		scene.Skip(t, "python3", err)
 	}
 	file := filepath.Join(t.TempDir(), "whosefd.py")
 	if err := os.WriteFile(file, []byte(body), 0o600); err != nil {
