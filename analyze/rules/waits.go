@@ -450,6 +450,17 @@ func (f *Finding) Feed() (event.Ender, bool) {
 	return event.Ender{}, false
 }
 
+// Held is the thread that its tracer keeps stopped, and who waits for it; a circle may
+// begin anywhere.
+func (f *Finding) Held() (held, waits *Wait, ok bool) {
+	for i, w := range slices.Backward(f.Way) {
+		if w.State == "t" && w.Tracer != nil {
+			return w, f.Way[(i+len(f.Way)-1)%len(f.Way)], true
+		}
+	}
+	return nil, nil, false
+}
+
 // Drain is who should read from the pipe that a thread of the finding waits to write
 // to.
 func (f *Finding) Drain() (event.Ender, bool) {

@@ -566,21 +566,15 @@ func (s *speaker) chain(threads []*rules.Wait, circle int) []Link {
 func (s *speaker) whyStuck(f *rules.Finding) string {
 	first, last := f.Way[0], f.Way[len(f.Way)-1]
 	say := fmt.Sprintf
-	// Who is kept stopped, and who waits for that one: a circle may begin anywhere.
-	held, waits := last, first
-	for i, w := range f.Way {
-		if w.State == "t" && w.Tracer != nil {
-			held, waits = w, f.Way[(i+len(f.Way)-1)%len(f.Way)]
+	if held, waits, ok := f.Held(); ok {
+		switch f.Rule {
+		case rules.RuleStoppedInferior:
+			return say("%s is kept stopped by %s, which debugs it. It could go on only if %s let it, and %s waits for it, directly or through others.",
+				thread(held.Wait), process(held.Tracer.Comm, held.Tracer.PID), held.Tracer.Comm, held.Tracer.Comm)
+		case rules.RuleInferiorDeadlock:
+			return say("Of the threads of %s only some may run, as in a call of a function or with scheduler-locking. %s waits for %s, and that one is kept stopped by %s, which waits for the first.",
+				process(waits.Comm, waits.PID), thread(waits.Wait), thread(held.Wait), process(held.Tracer.Comm, held.Tracer.PID))
 		}
-	}
-	switch {
-	case held.Tracer == nil:
-	case f.Rule == rules.RuleStoppedInferior:
-		return say("%s is kept stopped by %s, which debugs it. It could go on only if %s let it, and %s waits for it, directly or through others.",
-			thread(held.Wait), process(held.Tracer.Comm, held.Tracer.PID), held.Tracer.Comm, held.Tracer.Comm)
-	case f.Rule == rules.RuleInferiorDeadlock:
-		return say("Of the threads of %s only some may run, as in a call of a function or with scheduler-locking. %s waits for %s, and that one is kept stopped by %s, which waits for the first.",
-			process(waits.Comm, waits.PID), thread(waits.Wait), thread(held.Wait), process(held.Tracer.Comm, held.Tracer.PID))
 	}
 	switch f.Rule {
 	case rules.RuleMutualWait:
