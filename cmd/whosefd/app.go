@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -79,11 +80,16 @@ Exit codes: 0 nothing wrong found, 1 findings, 2 could not look.`,
 	root.Flags().BoolP("version", "V", false, "print the version")
 	root.SetFlagErrorFunc(flagError)
 	root.SetHelpCommand(help())
+	root.SetUsageTemplate(wrappedUsage.Replace(root.UsageTemplate()))
 	root.AddCommand(a.explain(), a.ps(), a.trace(), a.table(), a.report(), a.repair(), a.guard(), a.gdb(), a.preflight(), a.watch(), a.top(), a.gdbPlugin(), a.doctor(), a.man())
 	root.Example = examples[root.Name()]
 	for _, cmd := range root.Commands() {
 		cmd.Example = examples[cmd.Name()]
+		cmd.SuggestFor = otherNames[cmd.Name()]
 		cmd.Flags().VisitAll(func(f *pflag.Flag) {
+			if f.Value.Type() == "duration" {
+				f.Value = &duration{Value: f.Value}
+			}
 			if k := f.Value.Type(); k != "bool" && k != "count" && !strings.HasSuffix(k, "Slice") && !strings.HasSuffix(k, "Array") {
 				f.Value = &once{Value: f.Value}
 			}
@@ -91,6 +97,26 @@ Exit codes: 0 nothing wrong found, 1 findings, 2 could not look.`,
 	}
 	return root
 }
+
+// duration is the value of a flag that is a time; a number without a unit is of
+// seconds, as in sleep(1) and timeout(1).
+type duration struct{ pflag.Value }
+
+func (d *duration) Set(s string) error {
+	if _, err := strconv.ParseFloat(s, 64); err == nil {
+		s += "s"
+	}
+	return d.Value.Set(s)
+}
+
+func init() {
+	cobra.AddTemplateFunc("flagUsages", func(flags *pflag.FlagSet) string {
+		return flags.FlagUsagesWrapped(terminalWidth(os.Stdout))
+	})
+}
+
+// wrappedUsage makes the usage fit the terminal's width.
+var wrappedUsage = strings.NewReplacer(".LocalFlags.FlagUsages", "flagUsages .LocalFlags", ".InheritedFlags.FlagUsages", "flagUsages .InheritedFlags")
 
 // once is the value of a flag that may be given once: of two, one would be lost.
 type once struct {

@@ -33,9 +33,11 @@ func (a *app) explain() *cobra.Command {
 library names it resolved in its own process although they belong to its
 inferior. The debugger is stopped for a moment to take its backtrace, and then
 goes on as before. Without an argument, the one debugger that is blocked in a
-read is meant; several are explained one after the other. A FILE is a recording made with -o, or a log of strace; of
-strace -ff give the prefix, or all files. Of a core file it says what a debugger
-would make of its library names, as preflight --core does.`,
+read is meant; several are explained one after the other.
+
+A FILE is a recording made with -o, or a log of strace; of strace -ff give the
+prefix, or all files. Of a core file it says what a debugger would make of its
+library names, as preflight --core does.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if rules {
 				if err := without(cmd, "means nothing with --rules, which looks at nothing", "pid", "output", "redact", "redact-also", "inferior", "core", "debuginfod"); err != nil {

@@ -43,7 +43,9 @@ func (a *app) openInput(name string) (*input, error) {
 	in := &input{Reader: a.in}
 	if name != "-" {
 		f, err := os.Open(name)
-		if err != nil {
+		if errors.Is(err, os.ErrNotExist) && a.isProcess(name) {
+			return nil, fmt.Errorf("%s: there is no such file; if the process is meant: whosefd explain, or whosefd trace -o FILE for a record of its calls", name)
+		} else if err != nil {
 			return nil, err
 		}
 		in.Reader = f

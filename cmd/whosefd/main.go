@@ -166,7 +166,7 @@ func (a *app) run(ctx context.Context, args []string) int {
 		}
 		return e.code
 	default:
-		fmt.Fprintf(a.err, "whosefd: %s\n", report.Clean(oneLine(err.Error())))
+		fmt.Fprintf(a.err, "whosefd: %s\n", report.Clean(misplaced(args, oneLine(err.Error()))))
 		return exitTrouble
 	}
 }

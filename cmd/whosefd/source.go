@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime/debug"
 	"slices"
 	"strconv"
@@ -16,6 +17,9 @@ import (
 	"whosefd/analyze/straceio"
 	"whosefd/tracer/event"
 )
+
+// ourOutput is how JSON of ours begins; what is recorded is the one with events.
+var ourOutput = regexp.MustCompile(`^[\s\[]*\{\s*(?:"type":\s*"session",\s*)?"schema":\s*"whosefd\.(\w+)/v`)
 
 // isSource says whether an argument names files to be read rather than a
 // process; "-" is standard input.
@@ -100,6 +104,9 @@ func (a *app) readSource(names []string, each func(event.Event)) ([]straceio.Cou
 	if len(beginning) == 0 && err != nil && !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
+	if m := ourOutput.FindSubmatch(beginning); m != nil && string(m[1]) != "recording" {
+		return nil, fmt.Errorf("%s: it is a result of whosefd (whosefd.%s), with no events to look at: those are in what -o records", name, m[1])
+	}
 	switch format, why := straceio.Sniff(beginning); format {
 	case straceio.Recording:
 		return nil, a.readRecording(name, f, br, each)
@@ -118,6 +125,11 @@ func (a *app) readThreads(names []string, each func(event.Event)) ([]straceio.Co
 			f.close()
 		}
 	}()
+	for _, name := range names {
+		if !isFile(name) && a.isProcess(name) {
+			return nil, fmt.Errorf("%s is a process, not a file: look at files and at processes in runs of their own", name)
+		}
+	}
 	for _, name := range names {
 		tid := threadOf(filepath.Base(name))
 		if tid == 0 {

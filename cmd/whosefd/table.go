@@ -36,7 +36,7 @@ var (
 )
 
 func (f *filterFlags) flags(cmd *cobra.Command) {
-	cmd.Flags().StringSliceVarP(&f.calls, "call", "e", nil, "only these system calls: names, patterns (open*), classes (%file, %desc, %stat); !… all others")
+	cmd.Flags().StringArrayVarP(&f.calls, "call", "e", nil, "only these `calls`: names, patterns (open*, /regexp), classes (%file, %desc, %stat), with commas between; !… all others")
 	completeList(cmd, "call", func() []string {
 		names, _ := decode.Choose([]string{"%all"}) // means some
 		return append([]string{"%file", "%desc", "%stat"}, names...)
@@ -83,13 +83,16 @@ func (f *filterFlags) filter() (out analyze.Filter, err error) {
 // chosenCalls are the calls that --call means, or strace's -e, whose trace= may
 // stand before them.
 func chosenCalls(given []string) ([]string, error) {
-	patterns := slices.Clone(given)
-	for i, p := range patterns {
-		what, rest, found := strings.Cut(p, "=")
-		if found && what != "trace" && what != "t" {
-			return nil, fmt.Errorf("--call %q: calls can be chosen, nothing else (strace's -e %s= has no counterpart)", p, what)
-		} else if found {
-			patterns[i] = rest
+	var patterns []string
+	for _, g := range given {
+		what, rest, found := strings.Cut(g, "=")
+		switch {
+		case !found:
+			patterns = append(patterns, strings.Split(g, ",")...)
+		case what == "trace" || what == "t":
+			patterns = append(patterns, strings.Split(rest, ",")...)
+		case !slices.Contains(straceAnyway, what) && !slices.Contains(straceAnyway, g):
+			return nil, fmt.Errorf("--call %q: %w", g, qualifierError(what))
 		}
 	}
 	names, err := decode.Choose(patterns)

@@ -234,7 +234,7 @@ is passed on.`,
 	fl.flags(cmd)
 	sf.flags(cmd, "what is suspicious or open, and the summary")
 	a.straceHabits(cmd)
-	cmd.Flags().StringArrayVarP(&env, "env", "E", nil, "VAR=VALUE: of a launched command, add this to its environment; VAR: take it out")
+	cmd.Flags().StringArrayVarP(&env, "env", "E", nil, "`VAR=VALUE`: of a launched command, add this to its environment; VAR: take it out")
 	cmd.Flags().BoolVarP(&summaryOnly, "summary-only", "c", false, "print no calls, only the summary and what was found")
 	cmd.Flags().BoolVar(&live, "live", false, "print the calls as they happen, with -o too")
 	cmd.MarkFlagsMutuallyExclusive("live", "summary-only")
