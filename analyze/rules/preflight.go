@@ -118,7 +118,11 @@ func (v *view) foresee(f *Foresight, lm *event.LinkMap, n decode.Name) {
 	switch inside := otherNamespace(&v.Debugger, inf, "mnt") && n.Kind != decode.Relative; {
 	case inside && !v.mayEnter():
 		nothing("EPERM")
-		wrong(WhyMayNotEnter, Failed, Likely)
+		sure := Likely
+		if otherNamespace(&v.Debugger, inf, "user") {
+			sure = Possible // gdb 18 enters that first, where it is its user's own
+		}
+		wrong(WhyMayNotEnter, Failed, sure)
 	case n.Kind == decode.SelfFD && inside && otherNamespace(&v.Debugger, inf, "pid"):
 		nothing("ENOENT")
 		wrong(WhyNoSelf, Failed, Likely)

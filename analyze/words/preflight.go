@@ -86,8 +86,12 @@ func (s *speaker) prospect(n *rules.Prospect) string {
 	}
 	switch n.Why {
 	case rules.WhyMayNotEnter:
-		return fmt.Sprintf("gdb opens %s inside the program's mount namespace, as every absolute name. "+
+		text := fmt.Sprintf("gdb opens %s inside the program's mount namespace, as every absolute name. "+
 			"That may only root (CAP_SYS_ADMIN in setns(2)): it would have no symbols.", n.Name)
+		if n.Confidence == rules.Possible {
+			text += " gdb 18 enters the program's user namespace first, and finds the file if that namespace is its user's own; gdb 16 does not."
+		}
+		return text
 	case rules.WhyNoSelf:
 		return means + "gdb opens it inside the program's mount namespace, where /proc does not show gdb: it would find nothing."
 	case rules.WhyOwnFD:

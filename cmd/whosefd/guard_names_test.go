@@ -162,12 +162,17 @@ func TestGuardShutOut(t *testing.T) {
 	t.Parallel()
 	scene.Require(t, "gdb", "ptrace")
 	pid, as := ofNobody(t, t.TempDir())
+	enters := entersAs(t, as, pid)
 	for _, args := range [][]string{{"-p", strconv.Itoa(pid)}, {fmt.Sprintf("/proc/%d/exe", pid), "-p", strconv.Itoa(pid)}} {
 		all := slices.Concat(as, []string{binary(t), "guard", "--findings-exit", "--", "gdb", "-q", "-nx", "-batch"}, args)
 		cmd := exec.Command(all[0], all[1:]...)
 		cmd.Dir = "/"
 		out, err := cmd.CombinedOutput()
-		if cmd.ProcessState.ExitCode() != exitFindings || !strings.Contains(string(out), fmt.Sprintf("guard cannot help with the files of pid %d: ", pid)) ||
+		if enters {
+			if cmd.ProcessState.ExitCode() != exitNothing || strings.Contains(string(out), "guard cannot help") {
+				t.Errorf("%v, by a gdb that finds the files: %v\n%s", args, err, out)
+			}
+		} else if cmd.ProcessState.ExitCode() != exitFindings || !strings.Contains(string(out), fmt.Sprintf("guard cannot help with the files of pid %d: ", pid)) ||
 			!strings.Contains(string(out), fmt.Sprintf("whosefd preflight %d --sysroot DIR", pid)) {
 			t.Errorf("%v: %v\n%s", args, err, out)
 		}
