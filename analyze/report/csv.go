@@ -24,26 +24,32 @@ func columns(names ...string) []column {
 	return cols
 }
 
-// callCSV has a row for each call: what the table shows, and what of it is a value.
-func callCSV(rows []tables.CallRow, untimed bool) *table {
-	t := &table{cols: columns("time_s", "pid", "thread", "call", "path", "fd", "target", "on", "ret", "errno", "result", "state", "duration_us", "rule", "effect")}
+var callColumns = columns("time_s", "pid", "thread", "call", "path", "fd", "target", "on", "ret", "errno", "result", "state", "duration_us", "rule", "effect")
+
+// callCSV is the row of a call: what the table shows, and what of it is a value.
+func callCSV(row *tables.CallRow, untimed bool) []string {
+	ev, mark := &row.Call, row.Mark
+	c := callCells(ev, mark)
+	if untimed {
+		c.time = ""
+	}
+	state := ""
+	if ev.Unfinished {
+		state = "unfinished"
+	} else if ev.Resumed {
+		state = "resumed"
+	}
+	for _, sign := range []string{"… unfinished", "→"} { // which are columns here
+		c.result = strings.TrimSpace(strings.TrimPrefix(c.result, sign))
+	}
+	return []string{c.time, thread(event.TID(ev.PID)), thread(ev.TID), Clean(ev.Name), Clean(string(ev.Path)), known(ev.FD), target(ev.Target), c.on,
+		known(ev.Ret), Clean(ev.Errno), c.result, state, known(ev.DurUS), Clean(string(mark.Rule)), Clean(string(mark.Effect))}
+}
+
+func callsCSV(rows []tables.CallRow, untimed bool) *table {
+	t := &table{cols: callColumns}
 	for i := range rows {
-		ev, mark := &rows[i].Call, rows[i].Mark
-		c := callCells(ev, mark)
-		if untimed {
-			c.time = ""
-		}
-		state := ""
-		if ev.Unfinished {
-			state = "unfinished"
-		} else if ev.Resumed {
-			state = "resumed"
-		}
-		for _, sign := range []string{"… unfinished", "→"} { // which are columns here
-			c.result = strings.TrimSpace(strings.TrimPrefix(c.result, sign))
-		}
-		t.add(false, c.time, thread(event.TID(ev.PID)), thread(ev.TID), Clean(ev.Name), Clean(string(ev.Path)), known(ev.FD), target(ev.Target), c.on,
-			known(ev.Ret), Clean(ev.Errno), c.result, state, known(ev.DurUS), Clean(string(mark.Rule)), Clean(string(mark.Effect)))
+		t.add(false, callCSV(&rows[i], untimed)...)
 	}
 	return t
 }
@@ -125,24 +131,29 @@ func known[T ~int32 | ~int64](n event.Opt[T]) string {
 // csv writes RFC 4180, with all columns.
 func (t *table) csv(w io.Writer) error {
 	cw := csv.NewWriter(w)
-	head := make([]string, len(t.cols))
-	for i, c := range t.cols {
-		head[i] = c.name
-	}
-	if err := cw.Write(head); err != nil {
-		return err
-	}
-	for _, row := range t.rows {
-		safe := make([]string, len(row))
-		for i, s := range row {
-			safe[i] = formulaSafe(s)
-		}
-		if err := cw.Write(safe); err != nil {
+	for _, row := range append([][]string{names(t.cols)}, t.rows...) {
+		if err := writeRow(cw, row); err != nil {
 			return err
 		}
 	}
 	cw.Flush()
 	return cw.Error()
+}
+
+func names(cols []column) []string {
+	all := make([]string, len(cols))
+	for i, c := range cols {
+		all[i] = c.name
+	}
+	return all
+}
+
+func writeRow(cw *csv.Writer, row []string) error {
+	safe := make([]string, len(row))
+	for i, s := range row {
+		safe[i] = formulaSafe(s)
+	}
+	return cw.Write(safe)
 }
 
 // formulaSafe keeps a spreadsheet from running a text as a formula: an

@@ -40,32 +40,38 @@ func Tables(w io.Writer, t *tables.Tables, names []string, f Format, st Style) e
 	if len(names) == 0 {
 		names = Names
 	}
+	switch f {
+	case FormatJSON:
+		return JSON(w, tablesJSON(t, names))
+	case FormatLines:
+		out := tablesJSON(t, names)
+		return errors.Join(lines(w, TableSchema, "calls", out.Calls), lines(w, TableSchema, "summary", out.Summary), lines(w, TableSchema, "descriptors", out.Descriptors))
+	}
 	var all []*table
+	for _, name := range names {
+		all = append(all, tableNamed(t, name, f))
+	}
+	return writeTables(w, all, f, st)
+}
+
+func tablesJSON(t *tables.Tables, names []string) TablesJSON {
 	out := TablesJSON{Schema: TableSchema}
 	for _, name := range names {
-		switch {
-		case f != FormatJSON && f != FormatLines:
-			all = append(all, tableNamed(t, name, f))
-		case name == "calls":
+		switch name {
+		case "calls":
 			var rows []tables.CallRow
 			rows, out.CallsCut = t.Calls()
 			out.Calls = make([]CallJSON, len(rows))
 			for i, r := range rows {
 				out.Calls[i] = CallJSON{r.Call, r.Mark.Rule, r.Mark.Effect}
 			}
-		case name == "summary":
+		case "summary":
 			out.Summary = t.Summary()
 		default:
 			out.Descriptors = t.Descriptors()
 		}
 	}
-	switch f {
-	case FormatJSON:
-		return JSON(w, out)
-	case FormatLines:
-		return errors.Join(lines(w, TableSchema, "calls", out.Calls), lines(w, TableSchema, "summary", out.Summary), lines(w, TableSchema, "descriptors", out.Descriptors))
-	}
-	return writeTables(w, all, f, st)
+	return out
 }
 
 // writeTables writes several, with an empty line between.
@@ -97,7 +103,7 @@ func tableNamed(t *tables.Tables, name string, f Format) *table {
 	switch {
 	case name == "calls" && f == FormatCSV:
 		rows, _ := t.Calls()
-		return callCSV(rows, t.Untimed())
+		return callsCSV(rows, t.Untimed())
 	case name == "summary" && f == FormatCSV:
 		return summaryCSV(t.Summary())
 	case f == FormatCSV:
@@ -153,7 +159,7 @@ func CaseCSV(w io.Writer, c *Case, names []string) error {
 		for _, r := range c.Excerpt.Calls() {
 			rows = append(rows, r.CallRow)
 		}
-		all = append(all, callCSV(rows, c.Tables.Untimed()))
+		all = append(all, callsCSV(rows, c.Tables.Untimed()))
 	}
 	return writeTables(w, all, FormatCSV, Style{})
 }

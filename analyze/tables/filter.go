@@ -31,6 +31,8 @@ type Filter struct {
 	// Rows is how many calls [Tables] keeps, and how many closed descriptors, the
 	// latest ones: 0 for DefaultRows; below 0 for no calls, and as many descriptors.
 	Rows int
+	// Each, if set, is given each call instead: the event is valid during the call.
+	Each func(*event.Syscall, rules.Mark)
 	// Closed is how many closed descriptors it keeps, where that is not Rows.
 	Closed int
 }

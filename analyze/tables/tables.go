@@ -207,6 +207,10 @@ func (t *Tables) AddCounted(c SummaryRow) {
 }
 
 func (t *Tables) keep(ev *event.Syscall, mark rules.Mark) {
+	if t.filter.Each != nil {
+		t.filter.Each(ev, mark)
+		return
+	}
 	if t.fold(ev, mark) {
 		return
 	}
@@ -222,9 +226,14 @@ func (t *Tables) keep(ev *event.Syscall, mark rules.Mark) {
 		t.next = (t.next + 1) % len(t.calls)
 		t.cut += t.calls[i].Count
 	}
-	row := &t.calls[i]
-	row.Call, row.Mark, row.Count = *ev, mark, 1
-	row.Call.Target, row.Call.Counterpart, row.Call.Data = state.CloneTarget(ev.Target), slices.Clone(ev.Counterpart), nil
+	t.calls[i] = CallRow{Call: *ev, Mark: mark, Count: 1}.Clone()
+}
+
+// Clone copies what belongs to the event, which is valid for a moment only; bytes that
+// were read are left out.
+func (r CallRow) Clone() CallRow {
+	r.Call.Target, r.Call.Counterpart, r.Call.Data = state.CloneTarget(r.Call.Target), slices.Clone(r.Call.Counterpart), nil
+	return r
 }
 
 // fold counts a call to a row that is alike, if there is one among the last.

@@ -70,6 +70,8 @@ func TestHabits(t *testing.T) {
 		{typed: "whosefd ps -p 99999999", code: 2, err: "no such process"},
 
 		{typed: "whosefd watch -o - --for 100ms >&2; test ! -e ./-"},
+		{typed: `seq 1500 | sed 's/.*/9 close(&) = 0/' >many.log; for f in csv json jsonl; do whosefd table --format $f --show calls many.log | grep -c close; done | uniq`, out: "1500\n", notOut: "\n1"},
+		{typed: `for f in csv json jsonl; do for l in rec closes strace.log; do whosefd table --format $f ./$l >a; whosefd table --rows 99 --format $f ./$l | cmp - a || exit 7; done; done`},
 		{typed: "whosefd table --format csv --rows 1 --show calls ./rec", out: "read", notOut: "openat", err: "only the latest 1 of 2 calls: --rows 2"},
 		{typed: "whosefd table --format csv --show summary --rows 1 ./rec", out: "openat", notErr: "latest"},
 		{typed: "whosefd report --format csv --calls 1 --show calls ./rec", out: "read", err: "only 1 of 2 calls: --calls 2 gives all of them"},

@@ -150,11 +150,18 @@ summary only. Without a FILE, standard input is read.`,
 					return err
 				}
 			}
+			var calls *callWriter
+			if !filter.Fold && !cmd.Flags().Changed("rows") && (len(shown) == 0 || slices.Contains(shown, "calls")) {
+				filter.Each = func(call *event.Syscall, mark analyze.Mark) { calls.add(call, mark) }
+			}
 			// Little is kept: collecting garbage less often costs some 3 MB, and saves
 			// a twentieth of the time.
 			defer debug.SetGCPercent(debug.SetGCPercent(300))
 			an := analyze.New()
 			tables := an.Tables(filter)
+			if filter.Each != nil {
+				calls = newCallWriter(a.out, format, tables, shown)
+			}
 			var found []analyze.Finding
 			from, err := a.files(args, &rf, fl.findings)
 			if err != nil {
@@ -168,14 +175,13 @@ summary only. Without a FILE, standard input is read.`,
 				found = first.Diagnosis().Findings
 			}
 			var lost []string
-			calls := newCallWriter(a.out, format)
 			counts, err := from.read(func(ev event.Event) {
 				mark := an.Add(ev)
 				if mark == (analyze.Mark{}) {
 					mark = analyze.MarkOf(ev, found)
 				}
 				tables.Add(ev, mark)
-				if call, ok := ev.(*event.Syscall); calls != nil && (!ok || filter.Match(call, mark)) {
+				if _, ok := ev.(*event.Syscall); calls != nil && !ok {
 					calls.add(ev, mark)
 				}
 				if l, ok := ev.(*event.Lost); ok && len(lost) < maxLost && !slices.Contains(lost, l.Reason) {
@@ -202,7 +208,7 @@ summary only. Without a FILE, standard input is read.`,
 			for _, reason := range lost {
 				a.say("%s", reason)
 			}
-			if calls != nil {
+			if format == "strace" || format == "chrome" {
 				a.sayUncounted(counts)
 			} else if !filter.Fold { // a program's input: the text says it itself
 				_, cut := tables.Calls()
@@ -217,7 +223,7 @@ summary only. Without a FILE, standard input is read.`,
 		},
 	}
 	fl.flags(cmd)
-	cmd.Flags().IntVar(&rows, "rows", analyze.DefaultRows, "show at most this many calls, and as many closed descriptors, the latest")
+	cmd.Flags().IntVar(&rows, "rows", analyze.DefaultRows, "show at most this many calls, and as many closed descriptors, the latest; csv, json and jsonl have all calls without it")
 	formatFlag(cmd, &format, "table", "text", "json", "jsonl", "markdown", "csv", "strace", "chrome")
 	cmd.Flags().Lookup("format").Usage += "; strace is the text that strace -f -ttt -T -y writes, chrome a trace for Perfetto and chrome://tracing, both of all calls"
 	sf.flags(cmd, "all")
@@ -225,14 +231,15 @@ summary only. Without a FILE, standard input is read.`,
 	return cmd
 }
 
-// callWriter writes calls as they come, in a format of another tool.
+// callWriter writes calls as they come, however many they are.
 type callWriter struct {
 	add func(event.Event, analyze.Mark)
 	end func() error
 }
 
-// newCallWriter gives nil for a format of tables.
-func newCallWriter(to io.Writer, format string) *callWriter {
+// newCallWriter is for the formats of other tools, and those of tables for programs: then
+// the tables that are shown beside the calls, all if none is named, follow at the end.
+func newCallWriter(to io.Writer, format string, tables *analyze.Tables, shown []string) *callWriter {
 	w := bufio.NewWriterSize(to, 1<<16)
 	var err error // the first is the one
 	var add func(event.Event, analyze.Mark) error
@@ -245,7 +252,17 @@ func newCallWriter(to io.Writer, format string) *callWriter {
 		c := report.NewChrome(w)
 		add, end = c.Add, c.Close
 	default:
-		return nil
+		s := report.NewCallStream(w, report.Format(format), tables)
+		add = func(ev event.Event, mark analyze.Mark) error {
+			if call, ok := ev.(*event.Syscall); ok {
+				s.Add(call, mark)
+			}
+			return nil
+		}
+		if len(shown) == 0 {
+			shown = report.Names
+		}
+		end = func() error { return s.End(shown) }
 	}
 	return &callWriter{
 		add: func(ev event.Event, mark analyze.Mark) {
@@ -291,9 +308,14 @@ func (s *showFlags) names() ([]string, error) {
 // sayLeftOut says what a format for programs leaves out of a table, if that is shown, and
 // which flag gives all of it.
 func (a *app) sayLeftOut(what, flag string, shown []string, table string, rows, cut int64) {
-	if cut > 0 && (len(shown) == 0 || slices.Contains(shown, table)) {
-		a.say("only "+what+": --%s %d gives all of them", rows, rows+cut, flag, min(rows+cut, maxRows))
+	if cut == 0 || len(shown) > 0 && !slices.Contains(shown, table) {
+		return
 	}
+	gives := "all of them"
+	if rows+cut > maxRows {
+		gives = "the most that there can be"
+	}
+	a.say("only "+what+": --%s %d gives %s", rows, rows+cut, flag, min(rows+cut, maxRows), gives)
 }
 
 // sayUncounted says which calls of a log a format of another tool leaves out: of those
