@@ -8,6 +8,7 @@ package state
 
 import (
 	"cmp"
+	"path"
 	"slices"
 
 	"whosefd/tracer/decode"
@@ -235,6 +236,8 @@ func (s *State) call(ev *event.Syscall) {
 		s.Watched = true
 		s.memory.add(ev)
 		switch {
+		case row.Change == decode.DropsOnExec && ev.Ret.Is(0) && ev.Path != "":
+			s.becomes(string(ev.Path))
 		case row.Class == decode.ClassOpen:
 			opened = s.noteOpen(ev)
 		case row.Class == decode.ClassStat && ev.Errno != "" && decode.MapText(string(ev.Path)):
@@ -244,6 +247,21 @@ func (s *State) call(ev *event.Syscall) {
 	s.edit(ev, opened)
 	if ev.FD.Known {
 		s.use(ev, row, completes)
+	}
+}
+
+// becomes takes that the debugger runs another program now (execve(2)), as a script
+// does that ends with exec gdb.
+func (s *State) becomes(program string) {
+	comm := path.Base(program)
+	comm = comm[:min(len(comm), 15)] // TASK_COMM_LEN of linux/sched.h, less the NUL
+	d := &s.Debugger
+	if d.Comm == event.Text(comm) {
+		return // as the session said it, or anew
+	}
+	d.Comm, d.Exe, d.Cmdline, d.SIGINT = event.Text(comm), "", nil, ""
+	if path.IsAbs(program) {
+		d.Exe = event.Text(program)
 	}
 }
 

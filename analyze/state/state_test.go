@@ -97,3 +97,28 @@ func TestPending(t *testing.T) {
 		t.Errorf("%+v", d)
 	}
 }
+
+// A script that ends with exec gdb is gdb from then on. What the session says of a
+// program that was launched is not lost at its own execve(2).
+func TestExecOfAnotherProgram(t *testing.T) {
+	exec := func(pid event.PID, path event.Text, ret int64) *event.Syscall {
+		return &event.Syscall{PID: pid, TID: event.TID(pid), Name: "execve", Path: path, Ret: event.Some(ret)}
+	}
+	s := New()
+	sh := &event.Process{PID: gdb, Comm: "start.sh", Exe: "/usr/bin/dash", SIGINT: "caught", Cmdline: []event.Text{"sh", "start.sh"}}
+	s.Add(&event.Session{Source: "trace", Debugger: sh})
+	for _, ev := range []event.Event{exec(gdb, "/home/me/start.sh", 0), exec(gdb, "/usr/local/bin/gdb", -1), exec(child, "/usr/bin/gdb", 0)} {
+		s.Add(ev)
+		if s.Debugger.Exe != "/usr/bin/dash" || s.Debugger.SIGINT != "caught" {
+			t.Errorf("%+v", s.Debugger)
+		}
+	}
+	s.Add(exec(gdb, "/usr/bin/gdb", 0))
+	if d := s.Debugger; d.Comm != "gdb" || d.Exe != "/usr/bin/gdb" || d.SIGINT != "" || d.Cmdline != nil {
+		t.Errorf("%+v", d)
+	}
+	s.Add(exec(gdb, "./gdb-with-a-long-name", 0))
+	if d := s.Debugger; d.Comm != "gdb-with-a-long" || d.Exe != "" {
+		t.Errorf("%+v", d)
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -395,4 +396,19 @@ func TestNested(t *testing.T) {
 func hex(s string) int64 {
 	n, _ := strconv.ParseInt(s, 0, 64)
 	return n
+}
+
+// However few files whosefd may open, it says so, and what it cannot do without
+// eBPF's programs it does with ptrace.
+func TestFewDescriptorsForEBPF(t *testing.T) {
+	t.Parallel()
+	requireEBPF(t)
+	for limit := 8; limit <= 60; limit += 4 {
+		cmd := exec.Command("sh", "-c", "ulimit -n "+strconv.Itoa(limit)+`; exec "$0" trace -q --engine ebpf true`, binary(t))
+		out, err := cmd.CombinedOutput()
+		if code := cmd.ProcessState.ExitCode(); code == exitTrouble && strings.Contains(string(out), "ulimit -") || code == 0 {
+			continue
+		}
+		t.Errorf("ulimit -n %d: %v\n%s", limit, err, out)
+	}
 }

@@ -155,8 +155,9 @@ func TestHabits(t *testing.T) {
 		{typed: "whosefd trace true | cat; whosefd trace true 2>&1 | tail -n 1", out: "Seen: ", err: "ok: true"},
 		{typed: "whosefd trace -q --all true 2>&1 | grep -c '^Calls\\|^Summary\\|^Descriptors'", out: "3"},
 
-		{typed: "whosefd explain $PID .", code: 2, err: ". is a file, not a process"},
-		{typed: "whosefd explain $PID ./rec", code: 2, err: "./rec is a file, not a process"},
+		{typed: "printf '#!/bin/sh\nexec cat rec' >s.sh; chmod +x s.sh; whosefd trace ./s.sh", out: "openat", err: "ok: cat"},
+		{typed: "whosefd explain $PID .", code: 2, err: `no process is named ".", which is a file`},
+		{typed: "whosefd explain $PID ./rec", code: 2, err: `no process is named "./rec", which is a file`},
 		{typed: "whosefd explain ./rec $PID", code: 2, err: " is a process, not a file"},
 		{typed: "whosefd table $PID", code: 2, err: "there is no such file; if the process is meant"},
 		{typed: "whosefd explain --json $PID >d.json; whosefd table d.json", code: 2, err: "a result of whosefd (whosefd.diagnosis)"},

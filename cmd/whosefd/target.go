@@ -132,7 +132,7 @@ func (a *app) process(given string) (event.PID, error) {
 	switch len(found) {
 	case 0:
 		if _, err := os.Stat(given); err == nil {
-			return 0, fmt.Errorf("%s is a file, not a process: look at files and at processes in runs of their own", given)
+			return 0, fmt.Errorf("%w %q, which is a file: look at files and at processes in runs of their own", errNotNamed, given)
 		}
 		return 0, fmt.Errorf("%w %q, and there is no such file", errNotNamed, given)
 	case 1:

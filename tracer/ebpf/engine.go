@@ -78,7 +78,7 @@ func Load(calls *decode.Table, o Options) (*Engine, error) {
 	return e, nil
 }
 
-func load(calls *decode.Table, o Options) (e *Engine, err error) {
+func load(calls *decode.Table, o Options) (loaded *Engine, err error) {
 	spec, err := ebpf.LoadCollectionSpecFromReader(bytes.NewReader(object))
 	if err != nil {
 		return nil, fmt.Errorf("read the programs: %w", err)
@@ -96,7 +96,7 @@ func load(calls *decode.Table, o Options) (e *Engine, err error) {
 		return nil, fmt.Errorf("the room for records: %w", err)
 	}
 	spec.Maps["records"].MaxEntries = o.Ring
-	e = &Engine{waited: true}
+	e := &Engine{waited: true}
 	if e.coll, err = ebpf.NewCollection(spec); err != nil {
 		return nil, fmt.Errorf("load the programs: %w", err)
 	}

@@ -53,6 +53,9 @@ const (
 	// firstPIDs is the inode of the machine's first PID namespace
 	// (PROC_PID_INIT_INO, linux/proc_ns.h).
 	firstPIDs = 0xeffffffc
+	// enoughFiles that a process may open are enough for the programs, with their
+	// maps and links, beside what it has open.
+	enoughFiles = 64
 )
 
 // notAllowed is the word of a kernel that refuses, whatever it has.
@@ -100,6 +103,11 @@ func (m *machine) ourPIDs() error {
 
 // explain makes an [*Unsupported] of an error of load.
 func explain(err error) error {
+	// The library's own probes take EMFILE for something that the kernel lacks.
+	var files unix.Rlimit
+	if rerr := unix.Getrlimit(unix.RLIMIT_NOFILE, &files); errors.Is(err, unix.EMFILE) || rerr == nil && files.Cur < enoughFiles {
+		return &Unsupported{Missing: "this process may not open as many files as the programs need (ulimit -Hn)", Err: err}
+	}
 	if missing := Probe(); missing != nil {
 		return missing
 	}
