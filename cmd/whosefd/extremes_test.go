@@ -412,3 +412,26 @@ func TestFewDescriptorsForEBPF(t *testing.T) {
 		t.Errorf("ulimit -n %d: %v\n%s", limit, err, out)
 	}
 }
+
+// A program that has ended, and that nobody has collected yet, is not meant by its
+// name: the command of that name is.
+func TestEndedIsNotMeant(t *testing.T) {
+	t.Parallel()
+	const name = "short-of-life"
+	program := filepath.Join(t.TempDir(), name)
+	scene.Copy(t, "/bin/true", program)
+	ended := exec.Command(program)
+	if err := ended.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer ended.Wait()
+	eventually(t, "a zombie", func() bool { return strings.HasPrefix(statusLine(t, ended.Process.Pid, "State"), "Z") })
+	cmd := exec.Command(binary(t), "trace", name)
+	cmd.Env = append(os.Environ(), "PATH="+filepath.Dir(program))
+	if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "ok: "+name) {
+		t.Errorf("%v\n%s", err, out)
+	}
+	if _, stderr, code := whosefd(t, "explain", name); code != exitTrouble || !strings.Contains(stderr, "which has ended") {
+		t.Errorf("exit code %d\n%s", code, stderr)
+	}
+}

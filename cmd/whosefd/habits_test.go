@@ -141,6 +141,7 @@ func TestHabits(t *testing.T) {
 		{typed: "whosefd explain < rec", out: "gdb"},
 		{typed: "bzip2 rec -c | whosefd table -", out: "openat"},
 		{typed: "xz rec -c > r.xz; whosefd table r.xz", out: "openat"},
+		{typed: "whosefd table --format csv --show calls rec >/dev/full", code: 2, err: "whosefd: write /dev/stdout: no space left on device\n"},
 		{typed: "whosefd table --json rec", out: `"calls"`},
 		{typed: "whosefd table --json --format csv rec", code: 2, err: "one of them"},
 		{typed: "whosefd table rec --format strace | grep -c 'openat(AT_FDCWD, \"/usr/lib/libc.so.6\", 0) = 3$'", out: "1"},

@@ -171,11 +171,18 @@ func (a *app) run(ctx context.Context, args []string) int {
 	}
 }
 
-// oneLine puts what cobra suggests for a command that is not known into its line.
+// oneLine puts what cobra suggests for a command that is not known into its line, and
+// errors that came together too, each once: of a full disk each writer has the same.
 func oneLine(text string) string {
 	what, names, found := strings.Cut(text, "\n\nDid you mean this?\n\t")
 	if !found {
-		return text
+		var once []string
+		for line := range strings.SplitSeq(text, "\n") {
+			if !slices.Contains(once, line) {
+				once = append(once, line)
+			}
+		}
+		return strings.Join(once, "; ")
 	}
 	return what + "; did you mean " + strings.Join(strings.Fields(names), " or ") + "?"
 }

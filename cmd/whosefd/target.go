@@ -123,14 +123,22 @@ func (a *app) process(given string) (event.PID, error) {
 		return 0, fmt.Errorf("look for a process named %q: %w", given, err)
 	}
 	var found []string
-	var last event.PID
+	var last, ended event.PID
 	for _, pid := range pids {
-		if st, err := a.view.Status(pid, event.TID(pid)); err == nil && string(st.Name) == given && pid != event.PID(os.Getpid()) {
-			found, last = append(found, strconv.Itoa(int(pid))), pid
+		if st, err := a.view.Status(pid, event.TID(pid)); err != nil || string(st.Name) != given || pid == event.PID(os.Getpid()) {
+			continue
 		}
+		if state, err := a.view.State(pid, a.view.Living(pid)); err == nil && state == "Z" {
+			ended = pid // what is typed is not meant for it
+			continue
+		}
+		found, last = append(found, strconv.Itoa(int(pid))), pid
 	}
 	switch len(found) {
 	case 0:
+		if ended != 0 {
+			return 0, fmt.Errorf("%w %q but pid %d, which has ended", errNotNamed, given, ended)
+		}
 		if _, err := os.Stat(given); err == nil {
 			return 0, fmt.Errorf("%w %q, which is a file: look at files and at processes in runs of their own", errNotNamed, given)
 		}
