@@ -416,20 +416,32 @@ func (r *Result) Chain() (chain []*Wait) {
 		if w.Meant == nil || w.Prompt {
 			break
 		}
-		var next *Wait
-		for _, e := range w.Meant.Enders {
-			i := slices.IndexFunc(w.Next, func(o *event.Wait) bool { return o.PID == e.PID && (e.TID == 0 || o.TID == e.TID) })
-			if i < 0 {
-				continue
-			}
-			if next = r.waitOf(w.Next[i].TID); next == nil {
-				next = &Wait{Wait: w.Next[i]} // it runs
-			}
-			break
-		}
-		w = next
+		w = r.ender(w)
 	}
 	return chain
+}
+
+// ender gives the first thread that could end a wait; rather one that does not wait
+// itself for its fellows, as idle workers do.
+func (r *Result) ender(w *Wait) (best *Wait) {
+	for _, e := range w.Meant.Enders {
+		for _, o := range w.Next {
+			if o.PID != e.PID || e.TID != 0 && o.TID != e.TID {
+				continue
+			}
+			one := r.waitOf(o.TID)
+			if one == nil {
+				one = &Wait{Wait: o} // it runs
+			}
+			if one.For != ForThread {
+				return one
+			}
+			if best == nil {
+				best = one
+			}
+		}
+	}
+	return best
 }
 
 // Feed is the descriptor by which the process itself could write to the pipe that it

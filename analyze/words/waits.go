@@ -196,7 +196,11 @@ func (s *speaker) waits(j *rules.Wait) string {
 	}
 	text := s.waitsFor(j)
 	if j.Syscall != "" && j.For != rules.ForJobControl && !strings.Contains(text, " in "+j.Syscall) {
-		text += inBrackets("in " + j.Syscall)
+		in := "in " + j.Syscall
+		if j.TimeoutUS.Known && !j.Prompt {
+			in += ", which returns after " + lasted(event.Micros(j.TimeoutUS.Val)) + " at most"
+		}
+		text += inBrackets(in)
 	}
 	const worthSaying = 1e6
 	if j.IdleUS.Val >= worthSaying && !j.Prompt {
@@ -253,7 +257,7 @@ func (s *speaker) waitsFor(j *rules.Wait) string {
 		case runsCommand(j):
 			return "waits for a thread of its own that carries out a command, and is not at its prompt"
 		}
-		return "waits for another thread of its own"
+		return "waits for another thread of its own" + that(where, ", on %s")
 	case rules.ForReader:
 		if others == "" {
 			others = "somebody"
@@ -437,11 +441,20 @@ func (s *speaker) ends(j *rules.Wait) string {
 	}
 	only := event.Ender{}
 	var next *event.Wait
-	if len(on.Enders) > 0 {
-		only = on.Enders[0]
-		next = thatIs(j, only)
+	for _, e := range on.Enders {
+		if only.PID == 0 || only.PID == j.PID && e.PID != j.PID { // another process rather than itself
+			only, next = e, thatIs(j, e)
+		}
 	}
 	say := fmt.Sprintf
+	interrupt := "" // programs without a prompt have their own ideas of it
+	switch {
+	case !j.Program.TakesCommands():
+	case j.TTYPGRP.Known || !j.PGRP.Known: // a log does not tell
+		interrupt = "Ctrl-C"
+	case j.Program.Is("gdb"): // without a terminal, as a front end starts it
+		interrupt = say("kill -INT %d", j.PID)
+	}
 	switch {
 	case next != nil && frozen(next):
 		return thaw
@@ -465,9 +478,9 @@ func (s *speaker) ends(j *rules.Wait) string {
 		case next != nil && next.State == "D": // TASK_UNINTERRUPTIBLE: it takes no signal and no stop
 			return say("When %s gets what it waits for itself: until then it cannot be stopped, and Ctrl-C does not help.", process(next.Comm, next.PID))
 		case next != nil && next.State == "S" && waitsAtTerminal(next):
-			return "The program waits for input at the terminal. Or Ctrl-C, which stops it."
+			return "The program waits for input at the terminal." + that(interrupt, " Or %s, which stops it.")
 		}
-		return "When the program stops or ends; Ctrl-C stops it."
+		return "When the program stops or ends" + that(interrupt, "; %s stops it") + "."
 	case rules.ForThread:
 		if runsCommand(j) && len(s.Inferiors) > 0 {
 			return "The end of that command; if the program runs by it, Ctrl-C stops that."
@@ -487,7 +500,8 @@ func (s *speaker) ends(j *rules.Wait) string {
 			return "Ctrl-Q at that terminal, if Ctrl-S has stopped its output; else when the other side reads again."
 		}
 		if j.Program != nil && j.Program.Is("gdb") {
-			return "An answer, the end of that process, or, of a remote target, gdb's remotetimeout. Ctrl-C interrupts it, a second one gives up waiting."
+			return "An answer" + that(map[bool]string{true: "the end of that process"}[only.PID > 0], ", %s") +
+				", or, of a remote target, gdb's remotetimeout." + that(interrupt, " %s interrupts it, a second one gives up waiting.")
 		}
 		if only.PID > 0 {
 			return say("When %s does its part, or ends.", process(only.Comm, only.PID))
@@ -500,6 +514,9 @@ func (s *speaker) ends(j *rules.Wait) string {
 		}
 		return say("When somebody opens it: for example : > %s ends it as an empty file does.", Quote(string(on.Path)))
 	case rules.ForLock, rules.ForReader, rules.ForWriter:
+		if on.Target != nil && strings.Contains(string(on.Target.Link), "notify") { // inotify(7), fanotify(7)
+			return "A change of a file or folder that it watches."
+		}
 		if only.PID > 0 && only.PID != j.PID {
 			return say("When %s does its part, or ends.", process(only.Comm, only.PID))
 		}
@@ -516,6 +533,9 @@ func (s *speaker) ends(j *rules.Wait) string {
 			return say("fg in its shell, or kill -CONT %d.", j.PID)
 		}
 		return "When its tracer lets it go on."
+	}
+	if j.TimeoutUS.Known {
+		return say("The call returns by itself, after %s at most.", lasted(event.Micros(j.TimeoutUS.Val)))
 	}
 	return ""
 }

@@ -328,8 +328,12 @@ func TestCalmWaits(t *testing.T) {
 		want  string // for
 		text  string // part of the summary
 	}{
-		"prompt":     {func(t *testing.T) int { return attach(t).PID }, "user", "at its prompt"},
-		"continue":   {func(t *testing.T) int { return attach(t, "continue").PID }, "inferior", "is not at its prompt"},
+		"prompt":   {func(t *testing.T) int { return attach(t).PID }, "user", "at its prompt"},
+		"continue": {func(t *testing.T) int { return attach(t, "continue").PID }, "inferior", "is not at its prompt"},
+		"continue, without a terminal": {func(t *testing.T) int {
+			prog := scene.Start(t, scene.Command{Path: cProgram(t, pauses)})
+			return scene.Start(t, scene.Command{Path: "setsid", Args: []string{"gdb", "-q", "-nx", "-batch", "-p", strconv.Itoa(prog.PID), "-ex", "continue"}}).PID
+		}, "inferior", "; kill -INT "},
 		"continue &": {func(t *testing.T) int { return attach(t, "continue &").PID }, "user", "at its prompt"},
 		"shell":      {func(t *testing.T) int { return attach(t, "shell sleep 1000").PID }, "child", "and not for its inferior"},
 		"python subprocess": {func(t *testing.T) int {
@@ -388,6 +392,37 @@ while True: time.sleep(1)`}})
 					t.Fatalf("exit code %d: %s", code, d.Summary)
 				}
 				return d.Verdict == "blocked" && len(d.Waits) > 0 && string(d.Waits[0].For) == c.want && strings.Contains(string(d.Summary), c.text)
+			})
+		})
+	}
+}
+
+// TestWaitsInWords has programs wait, and what is said of that and of its end.
+func TestWaitsInWords(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		code string
+		says []string
+	}{
+		"a time-out": {"r,w=os.pipe(); select.select([r],[],[],1000)",
+			[]string{", which returns after 1000.0 s at most)", "What ends it: The call returns by itself, after 1000.0 s at most."}},
+		"a point of time": {"v=(ctypes.c_long*2)(int(time.monotonic())+1000,0); c.clock_nanosleep(1,1,v,None)",
+			[]string{"sleeps (in clock_nanosleep, which returns after 9"}},
+		"nothing but a time-out": {"select.select([],[],[],1000)", []string{"sleeps (in ", "after 1000.0 s at most"}},
+		"an eventfd": {"e=c.eventfd(0,0); threading.Thread(target=time.sleep,args=(1000,)).start(); os.read(e,8)",
+			[]string{"waits for another thread of its own, on descriptor 3, anon_inode:[eventfd]"}},
+		"inotify":     {"f=c.inotify_init(); os.read(f,1)", []string{"What ends it: A change of a file or folder that it watches."}},
+		"two writers": {"r,w=os.pipe(); p=subprocess.Popen(['sleep','1000'],stdout=w); os.read(r,1)", []string{"What ends it: When sleep (pid "}},
+		"the end of a thread, beside idle ones": {"import concurrent.futures as f\nx=f.ThreadPoolExecutor(3); [x.submit(time.sleep,0.01) for i in range(3)]\n" +
+			"t=threading.Thread(target=time.sleep,args=(1000,)); t.start(); t.join()", []string{"waits for another thread of its own (", "sleeps (in "}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := scene.Start(t, scene.Command{Path: "python3", Args: []string{"-c",
+				"import ctypes,os,select,subprocess,threading,time\nc=ctypes.CDLL(None)\n" + c.code}})
+			eventually(t, "the wait", func() bool {
+				out, _, _ := whosefd(t, "explain", strconv.Itoa(p.PID))
+				return !slices.ContainsFunc(c.says, func(part string) bool { return !strings.Contains(out, part) })
 			})
 		})
 	}

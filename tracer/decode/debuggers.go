@@ -171,5 +171,10 @@ func ScriptOf(module, function string) string {
 // Is says whether d is a debugger of that name; a nil d is none.
 func (d *Debugger) Is(name string) bool { return d != nil && d.Name == name }
 
+// TakesCommands says whether d has a prompt for its user; a nil d has not.
+func (d *Debugger) TakesCommands() bool {
+	return d != nil && (d.Prompt == PollsInput || d.Prompt == ReadsInput)
+}
+
 // Serves says whether d works on behalf of another debugger; a nil d does not.
 func (d *Debugger) Serves() bool { return d != nil && d.Server }

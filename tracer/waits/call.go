@@ -46,6 +46,13 @@ func (s *search) call(w *looked, b *event.Blocked, tids []event.TID) {
 		d.argument(kind, i)
 	}
 	if d.sets {
+		if len(w.On) == 0 { // of no descriptor
+			if w.TimeoutUS.Known {
+				d.add(event.Awaited{Op: event.AwaitTimer, Outside: event.OutsideTimer})
+			} else {
+				d.add(event.Awaited{Op: event.AwaitSignal, Outside: event.OutsideAnybody})
+			}
+		}
 		d.byChildren()
 	}
 	// Whoever waits for others does so that a signal can wake it, but for these. In state
@@ -99,10 +106,11 @@ type decoding struct {
 	call string
 	args [6]uint64
 
-	bits32   bool // it is a 32-bit program's
-	narrow   bool // with times of 32 bits
-	at       int  // descriptor where a name starts
-	absolute bool // the time-out is a point of time
+	bits32   bool  // it is a 32-bit program's
+	narrow   bool  // with times of 32 bits
+	at       int   // descriptor where a name starts
+	absolute bool  // the time-out is a point of time,
+	clock    int32 // of this clock
 	nfds     int
 	sets     bool // it waits for one of several descriptors
 }
@@ -188,12 +196,12 @@ func (d *decoding) argument(kind decode.WaitArg, i int) {
 			d.w.TimeoutUS = event.Some(int64(ms) * 1000)
 		}
 	case decode.WaitTimespec:
-		d.timeout(i, 1000, d.absolute, unix.CLOCK_REALTIME)
+		d.timeout(i, 1000, d.absolute, d.clock)
 	case decode.WaitTimeval:
 		d.timeout(i, 1, false, 0)
 	case decode.WaitClockFlags:
 		const timerAbstime = 1
-		d.absolute = d.args[i]&timerAbstime != 0
+		d.absolute, d.clock = d.args[i]&timerAbstime != 0, decode.Int32(d.args[i-1])
 	case decode.WaitSleep:
 		d.add(event.Awaited{Op: event.AwaitTimer, Outside: event.OutsideTimer})
 	case decode.WaitChildPID:
@@ -243,6 +251,11 @@ func (d *decoding) timeout(i int, unit int64, absolute bool, clock int32) {
 	}
 	us := seconds*1e6 + rest/unit
 	if absolute {
+		switch clock {
+		case unix.CLOCK_REALTIME, unix.CLOCK_MONOTONIC, unix.CLOCK_BOOTTIME, unix.CLOCK_TAI:
+		default:
+			return // a process's own
+		}
 		var now unix.Timespec
 		if unix.ClockGettime(clock, &now) != nil {
 			return
@@ -265,9 +278,6 @@ func (d *decoding) pollSet(i int) {
 		if fd := event.FD(binary.NativeEndian.Uint32(b)); fd >= 0 {
 			d.events(fd, uint32(binary.NativeEndian.Uint16(b[4:])), 0)
 		}
-	}
-	if n == 0 {
-		d.add(event.Awaited{Op: event.AwaitTimer, Outside: event.OutsideTimer})
 	}
 }
 
