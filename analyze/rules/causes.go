@@ -42,7 +42,7 @@ func cause(s *state.State, name event.Text, m meant) Rule {
 	if m.lm != nil && m.lm.Name != name && decode.MapText(string(name)) {
 		return RuleReplacedFile // no path at all
 	}
-	n := decode.ClassifyName(string(name))
+	n, _ := nameOf(s, name, m.lm)
 	c := &compared{&n, &s.Debugger, s.Inferiors[m.pid], m}
 	for _, known := range causes {
 		if known.applies(c) {
@@ -50,6 +50,19 @@ func cause(s *state.State, name event.Text, m meant) Rule {
 		}
 	}
 	return ""
+}
+
+// nameOf says what kind of name it is to the debugger. Where links in a library's name lead
+// through /proc/self, it is the one that they make, through.
+func nameOf(s *state.State, name event.Text, lm *event.LinkMap) (n decode.Name, through event.Text) {
+	if lm != nil && lm.Name == name {
+		for _, r := range lm.Resolves {
+			if r.PID == s.Debugger.PID && r.Through != "" {
+				return decode.ClassifyName(string(r.Through)), r.Through
+			}
+		}
+	}
+	return decode.ClassifyName(string(name)), ""
 }
 
 // ofProcess says whether the name has the number of a process.

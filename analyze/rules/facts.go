@@ -30,6 +30,7 @@ func (v *view) finding(s *suspect) Finding {
 		f.Endless = effect == Hang && sure == Certain
 		f.Reopened = f.OwnPipe && len(v.readers(v.Debugger.PID, s.opened)) >= 2
 	}
+	_, f.Through = nameOf(v.State, s.name, s.meant.lm)
 	if f.Intended == nil && s.meant.pid > 0 {
 		f.Inferior = s.meant.pid
 	}
@@ -54,7 +55,7 @@ func (v *view) intendedFile(s *suspect) *Intended {
 		return nil
 	}
 	in := &Intended{PID: s.meant.pid, Target: s.meant.target()}
-	if n := decode.ClassifyName(string(s.name)); n.Kind == decode.SelfFD || n.Kind == decode.PIDFD {
+	if n, _ := nameOf(v.State, s.name, s.meant.lm); n.Kind == decode.SelfFD || n.Kind == decode.PIDFD {
 		there := s.meant.hint
 		if d := v.Descriptor(s.meant.pid, n.FD); d != nil && (there == nil || there.Error != "") { // or its first thread has ended
 			there = &d.Target
@@ -174,7 +175,7 @@ func (v *view) factsOfIntent(s *suspect, f *Finding) (facts []Fact) {
 		return facts
 	}
 	fact := Mapped{PID: in.PID, File: in.Target, Start: lm.MapStart, End: lm.MapEnd, Reachable: in.Reachable}
-	if n := decode.ClassifyName(string(s.name)); (n.Kind == decode.SelfFD || n.Kind == decode.PIDFD) && !in.FD.Known && hint != nil {
+	if n, _ := nameOf(v.State, s.name, s.meant.lm); (n.Kind == decode.SelfFD || n.Kind == decode.PIDFD) && !in.FD.Known && hint != nil {
 		fact.ClosedFD, fact.Reused = event.Some(n.FD), hint.Error == ""
 	}
 	facts = append(facts, fact)

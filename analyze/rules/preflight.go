@@ -75,7 +75,7 @@ func Foresee(s *state.State) *Foresight {
 		if lm.Index != programIndex {
 			f.Libraries++
 		}
-		if n := decode.ClassifyName(string(lm.Name)); !n.Derived {
+		if n, _ := nameOf(v.State, lm.Name, lm); !n.Derived {
 			v.foresee(f, lm, n)
 		}
 	}
@@ -126,6 +126,9 @@ func (v *view) foresee(f *Foresight, lm *event.LinkMap, n decode.Name) {
 	case n.Kind == decode.SelfFD && inside && otherNamespace(&v.Debugger, inf, "pid"):
 		nothing("ENOENT")
 		wrong(WhyNoSelf, Failed, Likely)
+	case n.Kind == decode.SelfFD && n.TID != 0:
+		s.opened = event.Target{Kind: event.Unknown, Error: "ENOENT"} // no debugger has a thread of that number
+		wrong(WhyElsewhere, Failed, Likely)
 	case n.Kind == decode.SelfFD:
 		// What this process has there says nothing about a debugger.
 		s.entered = inside
@@ -211,9 +214,10 @@ func others(rule Rule, n decode.Name, here event.Target) (all []Other) {
 		d := &decode.Debuggers[i]
 		switch {
 		case rule == RuleSelfFD && d.Tried == decode.TriedAll:
-			_, effect, sure := ownFD(d, n.FD)
-			all = append(all, Other{d.Name, effect, sure})
-		case rule == RuleSelfFD && d.Tried == decode.TriedDescriptors && n.FD > 2:
+			if _, effect, sure := ownFD(d, n.FD); n.TID == 0 {
+				all = append(all, Other{d.Name, effect, sure})
+			}
+		case rule == RuleSelfFD && d.Tried == decode.TriedDescriptors && n.FD > 2 && n.TID == 0:
 			all = append(all, Other{d.Name, Failed, Possible})
 		case (rule == RuleRelative || rule == RuleReplacedFile) && d.Tried == decode.TriedAll && here.Error == "ENOENT":
 			all = append(all, Other{d.Name, Failed, Likely})

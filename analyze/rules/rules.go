@@ -109,6 +109,8 @@ type Finding struct {
 	Program bool `json:"program,omitempty"`
 	// MapText: it is no name that the inferior uses, but the text that the kernel shows of the mapping.
 	MapText bool `json:"-"`
+	// Through is the name below /proc/self to which links in Name lead the debugger.
+	Through event.Text `json:"-"`
 
 	Facts []Fact `json:"-"`
 	// Way leads from the thread to the circle and through it, or to the wait that

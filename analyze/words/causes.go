@@ -20,7 +20,7 @@ func (s *speaker) why(f *rules.Finding) string {
 	if f.Owner != 0 {
 		inferior = s.short(f.Owner)
 	}
-	n := decode.ClassifyName(string(f.Name))
+	n, name := decode.ClassifyName(string(cmp.Or(f.Through, f.Name))), nameOf(f)
 	say := fmt.Sprintf
 	switch f.Rule {
 	case rules.RuleSelfWait, rules.RuleMutualWait, rules.RuleStoppedInferior, rules.RuleInferiorDeadlock:
@@ -28,24 +28,24 @@ func (s *speaker) why(f *rules.Finding) string {
 	case rules.RuleSelfFD:
 		if f.Script != "" {
 			return say("A %s script that %s runs opened %s. Such a name means: descriptor %d of whoever resolves it, and that is %[2]s, in whose process the script runs.",
-				f.Script, me, f.Name, n.FD)
+				f.Script, me, name, n.FD)
 		}
 		if f.Owner == 0 {
-			return say("%s opened %s. Such a name means: descriptor %d of whoever resolves it. Whose name it is, is not in the evidence.", me, f.Name, n.FD)
+			return say("%s opened %s. Such a name means: descriptor %d of whoever resolves it. Whose name it is, is not in the evidence.", me, name, n.FD)
 		}
 		if s.isCore(f.Owner) {
 			return say("%s had loaded a library by the name %s. Such a name means: descriptor %d of whoever resolves it. %s reads the name from the core file "+
-				"and opens it as it stands, so the kernel answers with descriptor %d of %s.", inferior, f.Name, n.FD, me, n.FD, me)
+				"and opens it as it stands, so the kernel answers with descriptor %d of %s.", inferior, name, n.FD, me, n.FD, me)
 		}
 		if f.Entered {
 			return say("%s loaded a library by the name %s. Such a name means: descriptor %d of whoever resolves it. %s has it opened by a copy of itself, "+
-				"which enters the mount namespace of %s for that.", inferior, f.Name, n.FD, me, inferior)
+				"which enters the mount namespace of %s for that.", inferior, name, n.FD, me, inferior)
 		}
 		return say("%s loaded a library by the name %s. Such a name means: descriptor %d of whoever resolves it. %s reads the name from the memory of %s "+
-			"and opens it as it stands, so the kernel answers with descriptor %d of %s.", inferior, f.Name, n.FD, me, inferior, n.FD, me)
+			"and opens it as it stands, so the kernel answers with descriptor %d of %s.", inferior, name, n.FD, me, inferior, n.FD, me)
 	case rules.RuleSelfLink:
 		return say("%s loaded a library by the name %s. /proc/self is whoever resolves it. %s reads the name from the memory of %s and opens it as it stands, "+
-			"so that it gets its own.", inferior, f.Name, me, inferior)
+			"so that it gets its own.", inferior, name, me, inferior)
 	case rules.RuleRelative:
 		where := "not that of the debugger"
 		if inf := s.Inferiors[f.Owner]; inf != nil && inf.Cwd != "" && s.Debugger.Cwd != "" {
@@ -74,6 +74,11 @@ func (s *speaker) why(f *rules.Finding) string {
 		return say("The file that %s has mapped as %s is no longer what the name leads to: it was replaced, deleted or closed after it had been loaded.", inferior, f.Name)
 	}
 	return ""
+}
+
+// nameOf is a name, and where links in it lead a debugger.
+func nameOf(f *rules.Finding) string {
+	return string(f.Name) + that(string(f.Through), " (by its links: %s)")
 }
 
 // whatFollows says what the debugger makes of the file.

@@ -75,7 +75,7 @@ func (s *speaker) prospect(n *rules.Prospect) string {
 	if n.Intended != nil {
 		meant = n.Intended.Target
 	}
-	means := fmt.Sprintf("%s means descriptor %d of whoever opens it. The program means %s; ", n.Name, n.FD, describe(meant))
+	means := fmt.Sprintf("%s means descriptor %d of whoever opens it. The program means %s; ", nameOf(&n.Finding), n.FD, describe(meant))
 	there := describe(n.Opened.Target)
 	if n.Effect == rules.Hang && n.Opened.Error == "" {
 		there += ". It waits there for whoever writes; if somebody does, that is taken from whom it is meant for"
@@ -99,7 +99,7 @@ func (s *speaker) prospect(n *rules.Prospect) string {
 	case rules.WhyNotMapped:
 		return fmt.Sprintf("%s is not the file any more that the program has mapped, %s: there a debugger would find %s.", n.Name, describe(meant), there)
 	}
-	return fmt.Sprintf("%s means %s to the program; a debugger that is started where whosefd was would find %s.", n.Name, describe(meant), there)
+	return fmt.Sprintf("%s means %s to the program; a debugger that is started where whosefd was would find %s.", nameOf(&n.Finding), describe(meant), there)
 }
 
 // ownFD says what gdb has behind a descriptor of its own.

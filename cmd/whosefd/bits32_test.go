@@ -65,7 +65,7 @@ func TestDebuggerOf32Bits(t *testing.T) {
 	bin := scene.Build32(t)
 	inferior := scene.StartSample(t, "m32/from_memory", "--wait").WaitReady()
 	// What a program waits in is said by the right name.
-	if out, _, _ := whosefd(t, "explain", strconv.Itoa(inferior)); !regexp.MustCompile(`in (clock_)?nanosleep(_time64)?\)`).MatchString(out) {
+	if out, _, _ := whosefd(t, "explain", strconv.Itoa(inferior)); !regexp.MustCompile(`in (clock_)?nanosleep(_time64)?[,)]`).MatchString(out) {
 		t.Errorf("the inferior:\n%s", out)
 	}
 	debugger := scene.Start(t, scene.Command{Path: "sh", Args: []string{"-c", `mkfifo "$0" && exec 4<>"$0" "$@"`, filepath.Join(t.TempDir(), "fifo"),

@@ -640,6 +640,29 @@ func TestCausesToTheEnd(t *testing.T) {
 	}
 }
 
+// A library's name may be a link to that of a descriptor: the cause is the same.
+func TestLinkToADescriptor(t *testing.T) {
+	t.Parallel()
+	scene.Require(t, "gdb", "ptrace")
+	link := filepath.Join(t.TempDir(), "plugin.so")
+	if err := os.Symlink("/dev/fd/4", link); err != nil {
+		t.Fatal(err)
+	}
+	p := scene.StartSample(t, "from_memory", "--fd", "4", "--name", link, "--wait")
+	p.WaitReady()
+	gdb := scene.StartGDB(t, scene.GDB{Args: []string{"-p", strconv.Itoa(p.PID)}})
+	gdb.WaitBlocked(scene.Patience)
+	record := filepath.Join(t.TempDir(), "gdb.jsonl")
+	whosefd(t, "trace", "--for", "100ms", "-o", record, strconv.Itoa(gdb.PID))
+	for _, from := range []string{strconv.Itoa(gdb.PID), record} {
+		d, code := diagnosis(t, from)
+		if code != exitFindings || len(d.Findings) != 1 || d.Findings[0].Rule != "self-fd" || d.Findings[0].Effect != "hang" ||
+			string(d.Findings[0].Name) != link || !strings.Contains(string(d.Findings[0].Cause), "(by its links: /proc/self/fd/4)") {
+			t.Errorf("%s: %+v", from, d)
+		}
+	}
+}
+
 // What a script of gdb's opens is not blamed on gdb, which has its symbols: by the backtrace.
 func TestScriptOpens(t *testing.T) {
 	t.Parallel()

@@ -76,6 +76,10 @@ func TestPreflight(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink("/proc/self/fd/4", link); err != nil {
+		t.Fatal(err)
+	}
 	for _, tc := range []struct {
 		name, rule, effect string
 		args               []string
@@ -86,6 +90,9 @@ func TestPreflight(t *testing.T) {
 		{name: "a pipe, by a thread", rule: "self-fd", effect: "hang", args: []string{"--fd", "9", "--name", "thread-self", "--thread"}},
 		{name: "dev-fd", rule: "self-fd", effect: "hang", args: []string{"--fd", "5", "--name", "dev-fd"}},
 		{name: "a file", rule: "self-fd", effect: "wrong-file", args: []string{"--fd", "15"}},
+		{name: "a link to it", rule: "self-fd", effect: "hang", args: []string{"--fd", "4", "--name", link}},
+		{name: "a descriptor by way of the root", rule: "self-fd", effect: "hang", args: []string{"--fd", "4", "--name", "/proc/self/root/proc/self/fd/{fd}"}},
+		{name: "another thread's", rule: "self-fd", effect: "error", args: []string{"--fd", "4", "--name", "/proc/self/task/{tid}/fd/{fd}"}},
 		{name: "nothing", rule: "self-fd", effect: "error", args: []string{"--fd", "40"}},
 		{name: "closed", rule: "self-fd", effect: "hang", args: []string{"--after", "close"}},
 		{name: "deleted", rule: "replaced-file", effect: "error", args: []string{"--name", lib},

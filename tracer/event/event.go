@@ -329,6 +329,9 @@ type LinkMap struct {
 // Resolution is what a name leads to when process PID resolves it.
 type Resolution struct {
 	PID PID `json:"pid"`
+	// Through is the name below /proc/self by which it leads there, where links in it
+	// make one that the name itself does not show.
+	Through Text `json:"through,omitempty"`
 	Target
 }
 

@@ -76,8 +76,19 @@ func CompleteProgram(v *procview.View, inf *event.Inferior, debugger event.PID) 
 	}
 	inf.ExeResolves = nil
 	for _, pid := range []event.PID{debugger, inf.PID} {
-		inf.ExeResolves = append(inf.ExeResolves, event.Resolution{PID: pid, Target: v.Resolve(pid, v.Living(pid), string(inf.Exe))})
+		inf.ExeResolves = append(inf.ExeResolves, resolution(v, pid, inf.Exe))
 	}
+}
+
+// resolution is what a name leads to when a process resolves it.
+func resolution(v *procview.View, pid event.PID, name event.Text) event.Resolution {
+	r := event.Resolution{PID: pid}
+	var through string
+	r.Target, through = v.ResolveThrough(pid, v.Living(pid), string(name))
+	if through != "" && decode.ClassifyName(through).Kind != decode.ClassifyName(string(name)).Kind {
+		r.Through = event.Text(through)
+	}
+	return r
 }
 
 // tracer gives the thread that traces a process, or the first of its threads
@@ -105,7 +116,7 @@ func Complete(v *procview.View, lm *event.LinkMap, debugger event.PID) {
 	lm.Resolves, lm.DebuggerPath = nil, event.Opt[event.Text]{}
 	for _, pid := range []event.PID{debugger, lm.PID} {
 		if pid != 0 {
-			lm.Resolves = append(lm.Resolves, event.Resolution{PID: pid, Target: v.Resolve(pid, v.Living(pid), string(lm.Name))})
+			lm.Resolves = append(lm.Resolves, resolution(v, pid, lm.Name))
 		}
 	}
 	lm.Reachable = reachable(v, lm)

@@ -12,32 +12,33 @@ import (
 )
 
 // resolveFD is [View.Resolve], and holds the file with O_PATH; nil where that is not possible.
-func (v *View) resolveFD(pid event.PID, tid event.TID, name string) (event.Target, *os.File) {
+func (v *View) resolveFD(pid event.PID, tid event.TID, name string) (event.Target, *os.File, string) {
 	type result struct {
-		target event.Target
-		path   *os.File // closed by the garbage collector where it comes too late
+		target  event.Target
+		path    *os.File // closed by the garbage collector where it comes too late
+		through string
 	}
 	r, err := Within(patience, func() (result, error) {
 		w := walk{v: v, pid: pid, tid: tid, root: -1, at: -1}
 		defer w.close()
 		t, err := w.resolve(name)
 		if err != nil {
-			return result{}, err
+			return result{through: w.through}, err
 		}
 		fd := w.at
 		w.at = -1
-		return result{t, os.NewFile(uintptr(fd), name)}, nil
+		return result{t, os.NewFile(uintptr(fd), name), w.through}, nil
 	})
 	if err != nil {
-		return event.Target{Kind: event.Unknown, Error: errnoName(err)}, nil
+		return event.Target{Kind: event.Unknown, Error: errnoName(err)}, nil, r.through
 	}
-	return r.target, r.path
+	return r.target, r.path, r.through
 }
 
 // ResolveFile is [View.Resolve], and opens the file for reading if it is a
 // regular one. It gives no file for any other, and where it may not be read.
 func (v *View) ResolveFile(pid event.PID, tid event.TID, name string) (event.Target, *Large) {
-	t, path := v.resolveFD(pid, tid, name)
+	t, path, _ := v.resolveFD(pid, tid, name)
 	if path == nil {
 		return t, nil
 	}

@@ -30,11 +30,18 @@ const (
 // answer, EXDEV where /proc there is of another pid namespace than the
 // process's and self means something that is not known.
 func (v *View) Resolve(pid event.PID, tid event.TID, name string) event.Target {
-	t, path := v.resolveFD(pid, tid, name)
+	t, _ := v.ResolveThrough(pid, tid, name)
+	return t
+}
+
+// ResolveThrough is [View.Resolve], and gives the name below /proc/self or
+// /proc/thread-self, if the way goes through one: the last.
+func (v *View) ResolveThrough(pid event.PID, tid event.TID, name string) (t event.Target, through string) {
+	t, path, through := v.resolveFD(pid, tid, name)
 	if path != nil {
 		_ = path.Close()
 	}
-	return t
+	return t, through
 }
 
 // walk follows a name. Descriptors are O_PATH, ours, and never -1 while it runs.
@@ -44,6 +51,8 @@ type walk struct {
 	tid  event.TID
 	root int // the process's root
 	at   int // where we are
+	// through is the last name on the way that was one of whoever resolves it.
+	through string
 }
 
 func (w *walk) close() {
@@ -133,6 +142,9 @@ func (w *walk) follow(rest string) error {
 		link, text, err := w.component(part, slash)
 		if err != nil {
 			return err
+		}
+		if link && text != "" && (part == "self" || part == "thread-self") && isProcRoot(w.at) {
+			w.through = "/proc/" + part + "/" + after
 		}
 		if link {
 			if links++; links > maxLinks {
