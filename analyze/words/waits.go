@@ -530,6 +530,9 @@ func (s *speaker) ends(j *rules.Wait) string {
 			if j.StopSignal == "SIGTTIN" || j.StopSignal == "SIGTTOU" {
 				return say("It is in the background and has touched its terminal: fg in its shell.")
 			}
+			if j.Background { // the shell has been told which signal, and the kernel has forgotten it
+				return say("fg in its shell. In the background kill -CONT %d is not enough: it is stopped again as soon as it touches its terminal.", j.PID)
+			}
 			return say("fg in its shell, or kill -CONT %d.", j.PID)
 		}
 		return "When its tracer lets it go on."
