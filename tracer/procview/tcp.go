@@ -58,17 +58,6 @@ func endOf(s string) netip.AddrPort {
 // Peers gives the sockets of this machine that are the other ends of a
 // process's TCP connections, as far as they are in its network namespace.
 func (v *View) Peers(pid event.PID) ([]event.Target, error) {
-	var all []TCPSocket
-	for _, file := range []string{"net/tcp", "net/tcp6"} {
-		b, err := v.read(int(pid), file)
-		if err != nil {
-			continue // no IPv6, say
-		}
-		all = append(all, ParseTCP(b)...)
-	}
-	if len(all) < 2 {
-		return nil, nil
-	}
 	fds, err := v.Descriptors(pid)
 	if err != nil {
 		return nil, err
@@ -78,6 +67,17 @@ func (v *View) Peers(pid event.PID) ([]event.Target, error) {
 		if fd.Target.Kind == event.Socket {
 			own[fd.Target.Ino] = fd.Target.Dev
 		}
+	}
+	if len(own) == 0 {
+		return nil, nil // the kernel goes through all of its hash table for the lists
+	}
+	var all []TCPSocket
+	for _, file := range []string{"net/tcp", "net/tcp6"} {
+		b, err := v.read(int(pid), file)
+		if err != nil {
+			continue // no IPv6, say
+		}
+		all = append(all, ParseTCP(b)...)
 	}
 	var peers []event.Target
 	for _, here := range all {
