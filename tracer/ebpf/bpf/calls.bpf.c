@@ -156,9 +156,8 @@ struct {
 
 /* Files whose path was sent: what is at that address may be another one by now. */
 struct known_file {
-	__u64 ino;
-	__u64 dentry;
-	__u32 dev, pad;
+	__u64 ino, inode, dentry; /* its number, and addresses */
+	__u32 dev, rdev, magic, pad;
 };
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -231,13 +230,26 @@ static __always_inline void add(__u32 which)
 		*n += 1;
 }
 
+/* What the verifier knows to be a kernel structure is read as such (the current task, a tracepoint's
+ * registers): that is a load, where BPF_CORE_READ is a call. */
+
 /* A call of a 32-bit program. */
 static __always_inline bool foreign(struct task_struct *t)
 {
 #if defined(__TARGET_ARCH_x86)
-	return BPF_CORE_READ(t, thread_info.status) & 0x2; /* TS_COMPAT */
+	return t->thread_info.status & 0x2; /* TS_COMPAT */
 #else
-	return BPF_CORE_READ(t, thread_info.flags) & (1ul << 22); /* TIF_32BIT */
+	return t->thread_info.flags & (1ul << 22); /* TIF_32BIT */
+#endif
+}
+
+/* The number of the call that a thread is in. */
+static __always_inline __u32 number_of(struct pt_regs *regs)
+{
+#if defined(__TARGET_ARCH_x86)
+	return regs->orig_ax;
+#else
+	return regs->syscallno;
 #endif
 }
 
@@ -245,23 +257,43 @@ static __always_inline struct file *file_of(struct task_struct *t, __s32 fd)
 {
 	if (fd < 0)
 		return 0;
-	struct fdtable *table = BPF_CORE_READ(t, files, fdt);
-	if (!table || (__u32)fd >= BPF_CORE_READ(table, max_fds))
+	struct fdtable *table = t->files->fdt;
+	if ((__u32)fd >= table->max_fds)
 		return 0;
-	struct file **slots = BPF_CORE_READ(table, fd), *f = 0;
+	struct file **slots = table->fd, *f = 0;
 	bpf_probe_read_kernel(&f, sizeof f, slots + fd);
 	return f;
 }
 
-static __always_inline void identify(struct file *f, struct file_id *id)
+/* Says which file it is, and whether its path was sent already. */
+static __always_inline bool identify(struct file *f, struct file_id *id)
 {
+	__u64 key = (__u64)f;
 	struct inode *i = BPF_CORE_READ(f, f_inode);
-	id->file = (__u64)f;
+	struct known_file *old = bpf_map_lookup_elem(&known, &key);
+
+	id->file = key;
 	id->ino = BPF_CORE_READ(i, i_ino);
 	id->mode = BPF_CORE_READ(i, i_mode);
+	if (old && old->ino == id->ino && old->inode == (__u64)i && old->dentry == (__u64)BPF_CORE_READ(f, f_path.dentry)) {
+		id->rdev = old->rdev;
+		id->dev = old->dev;
+		id->magic = old->magic;
+		return true;
+	}
+	struct super_block *sb = BPF_CORE_READ(i, i_sb);
 	id->rdev = BPF_CORE_READ(i, i_rdev);
-	id->dev = BPF_CORE_READ(i, i_sb, s_dev);
-	id->magic = BPF_CORE_READ(i, i_sb, s_magic);
+	id->dev = BPF_CORE_READ(sb, s_dev);
+	id->magic = BPF_CORE_READ(sb, s_magic);
+	return false;
+}
+
+/* Notes that the path of a file is sent. */
+static __always_inline void now_known(struct file *f, struct file_id *id)
+{
+	struct known_file now = {.ino = id->ino, .inode = (__u64)BPF_CORE_READ(f, f_inode), .dentry = (__u64)BPF_CORE_READ(f, f_path.dentry),
+		.dev = id->dev, .rdev = id->rdev, .magic = id->magic};
+	bpf_map_update_elem(&known, &id->file, &now, BPF_ANY);
 }
 
 /* Where append_path has got to. */
@@ -339,17 +371,6 @@ __noinline int append_path(struct record *r, __u32 at, __u64 file, __u32 shift)
 	if (!w.done)
 		r->flags |= REC_OF_CUT << (shift & 1);
 	return w.at <= TAIL_MAX ? w.at : TAIL_MAX;
-}
-
-static __always_inline bool known_already(struct file *f, struct file_id *id)
-{
-	struct known_file now = {.ino = id->ino, .dev = id->dev, .dentry = (__u64)BPF_CORE_READ(f, f_path.dentry)};
-	__u64 key = (__u64)f;
-	struct known_file *old = bpf_map_lookup_elem(&known, &key);
-	if (old && old->ino == now.ino && old->dev == now.dev && old->dentry == now.dentry)
-		return true;
-	bpf_map_update_elem(&known, &key, &now, BPF_ANY);
-	return false;
 }
 
 /*
@@ -507,15 +528,20 @@ static __always_inline bool wanted(struct call_row *row, __u64 *args)
 
 static __always_inline void read_args(struct pt_regs *regs, __u64 *args)
 {
-	args[0] = PT_REGS_PARM1_CORE_SYSCALL(regs);
-	args[1] = PT_REGS_PARM2_CORE_SYSCALL(regs);
-	args[2] = PT_REGS_PARM3_CORE_SYSCALL(regs);
-	args[3] = PT_REGS_PARM4_CORE_SYSCALL(regs);
-	args[4] = PT_REGS_PARM5_CORE_SYSCALL(regs);
 #if defined(__TARGET_ARCH_x86)
-	args[5] = BPF_CORE_READ(regs, r9);
+	args[0] = regs->di;
+	args[1] = regs->si;
+	args[2] = regs->dx;
+	args[3] = regs->r10;
+	args[4] = regs->r8;
+	args[5] = regs->r9;
 #else
-	args[5] = BPF_CORE_READ(regs, regs[5]);
+	args[0] = regs->orig_x0;
+	args[1] = regs->regs[1];
+	args[2] = regs->regs[2];
+	args[3] = regs->regs[3];
+	args[4] = regs->regs[4];
+	args[5] = regs->regs[5];
 #endif
 }
 
@@ -583,6 +609,12 @@ static __always_inline struct record *fresh(struct task_struct *t, __u64 id, __u
 	return r;
 }
 
+/* Whether a call has anything to tell. */
+static __always_inline bool told(struct call_row *row, struct watch *w)
+{
+	return row->record || ((row->flags & RELATES) && (w->how & WATCH_GUARD));
+}
+
 SEC("tp_btf/sys_enter")
 int BPF_PROG(enter, struct pt_regs *regs, long nr)
 {
@@ -598,7 +630,7 @@ int BPF_PROG(enter, struct pt_regs *regs, long nr)
 		fresh(t, id, nr, REC_FOREIGN);
 		return 0;
 	}
-	if (!row || !(row->record || ((row->flags & RELATES) && (w->how & WATCH_GUARD))))
+	if (!row || !told(row, w))
 		return 0;
 	struct record *r = fresh(t, id, nr, 0);
 	if (!r)
@@ -625,8 +657,7 @@ int BPF_PROG(enter, struct pt_regs *regs, long nr)
 		/* Behind it lies nothing any more when the call returns. */
 		struct file *f = file_of(t, r->args[row->fd_arg & 7]);
 		if (f) {
-			identify(f, &r->of);
-			if (known_already(f, &r->of)) {
+			if (identify(f, &r->of)) {
 				r->flags |= REC_OF_KNOWN;
 			} else {
 				__u32 at = r->path_len & (2 * PATH_MAX - 1);
@@ -859,13 +890,14 @@ static __always_inline void finish(struct record *r, struct task_struct *t, stru
 		return;
 	}
 	struct file *of = 0, *made = 0;
+	bool said = false;
 	__s8 fd_arg = row->fd_arg;
 	if (fd_arg < 0 && r->path_len <= 1)
 		fd_arg = row->dirfd_arg;
 	if (fd_arg >= 0 && !(row->flags & DROPS_FD)) {
 		of = file_of(t, r->args[fd_arg & 7]);
 		if (of)
-			identify(of, &r->of);
+			said = identify(of, &r->of);
 	}
 	if ((row->flags & MAKES_FD) && r->ret >= 0 && (!(row->flags & MAKES_IF_COND) || wanted(row, r->args))) {
 		made = file_of(t, r->ret);
@@ -876,9 +908,10 @@ static __always_inline void finish(struct record *r, struct task_struct *t, stru
 	if (row->flags & DROPS_FD)
 		at += r->of_len & (TAIL_MAX - 1);
 	if (of) {
-		if (known_already(of, &r->of)) {
+		if (said) {
 			r->flags |= REC_OF_KNOWN;
 		} else {
+			now_known(of, &r->of);
 			__u32 end = append_path(r, at, (__u64)of, 0);
 			r->of_len = end - at;
 			at = end;
@@ -886,7 +919,7 @@ static __always_inline void finish(struct record *r, struct task_struct *t, stru
 	}
 	if (made) {
 		__u32 end = append_path(r, at, (__u64)made, 1);
-		known_already(made, &r->made);
+		now_known(made, &r->made);
 		r->made_len = end - at;
 		at = end;
 	}
@@ -894,8 +927,8 @@ static __always_inline void finish(struct record *r, struct task_struct *t, stru
 	r->tracees[0] = r->tracees[1] = r->tracees[2] = r->tracees[3] = 0;
 	if (row->flags & NAMES_FILE) {
 		int traces = find_tracees(r);
-		/* What the name means to others, and what those have loaded, is looked up while they are there. */
-		if (depends || (traces && of_process(r) != OF_STATE))
+		/* What the name of an open means to others, and what those have loaded, is looked up while they are there. */
+		if ((row->flags & MAKES_FD) && (depends || (traces && of_process(r) != OF_STATE)))
 			wake = BPF_RB_FORCE_WAKEUP;
 	}
 	BOUNDED(at, TAIL_MAX - 1);
@@ -916,11 +949,7 @@ static __always_inline void finish(struct record *r, struct task_struct *t, stru
 
 static __always_inline struct record *entry_unseen(struct task_struct *t, struct pt_regs *regs, __u64 id)
 {
-#if defined(__TARGET_ARCH_x86)
-	__u32 nr = BPF_CORE_READ(regs, orig_ax);
-#else
-	__u32 nr = BPF_CORE_READ(regs, syscallno);
-#endif
+	__u32 nr = number_of(regs);
 	struct call_row *row = bpf_map_lookup_elem(&calls, &nr);
 	struct record *r = bpf_task_storage_get(&pending, t, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
 	if (!r || !row || !row->record || foreign(t))
@@ -944,6 +973,10 @@ int BPF_PROG(leave, struct pt_regs *regs, long ret)
 	if (!w)
 		return 0;
 	struct task_struct *t = bpf_get_current_task_btf();
+	__u32 nr = number_of(regs);
+	struct call_row *unseen = bpf_map_lookup_elem(&calls, &nr);
+	if (unseen && !told(unseen, w) && !foreign(t))
+		return 0; /* as at its entry */
 	struct record *r = bpf_task_storage_get(&pending, t, 0, 0);
 	if (!r) {
 		/* The first end of a call that we see of this thread: did it begin before we came? */
