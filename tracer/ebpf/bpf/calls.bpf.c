@@ -253,47 +253,50 @@ static __always_inline __u32 number_of(struct pt_regs *regs)
 #endif
 }
 
-static __always_inline struct file *file_of(struct task_struct *t, __s32 fd)
+/* The address of the file behind a descriptor of the current thread; 0: there is none. (What is not
+ * inline is verified once: its ways through do not multiply with those of its callers.) */
+__noinline __u64 file_of(__s32 fd)
 {
-	if (fd < 0)
-		return 0;
+	struct task_struct *t = bpf_get_current_task_btf();
 	struct fdtable *table = t->files->fdt;
-	if ((__u32)fd >= table->max_fds)
-		return 0;
-	struct file **slots = table->fd, *f = 0;
-	bpf_probe_read_kernel(&f, sizeof f, slots + fd);
+	__u64 f = 0;
+	if (fd >= 0 && (__u32)fd < table->max_fds)
+		bpf_probe_read_kernel(&f, sizeof f, table->fd + fd);
 	return f;
 }
 
 /* Says which file it is, and whether its path was sent already. */
-static __always_inline bool identify(struct file *f, struct file_id *id)
+__noinline int identify(struct file_id *id, __u64 file)
 {
-	__u64 key = (__u64)f;
+	struct file *f = (struct file *)file;
+	if (!id)
+		return 0;
 	struct inode *i = BPF_CORE_READ(f, f_inode);
-	struct known_file *old = bpf_map_lookup_elem(&known, &key);
+	struct known_file *old = bpf_map_lookup_elem(&known, &file);
 
-	id->file = key;
+	id->file = file;
 	id->ino = BPF_CORE_READ(i, i_ino);
 	id->mode = BPF_CORE_READ(i, i_mode);
 	if (old && old->ino == id->ino && old->inode == (__u64)i && old->dentry == (__u64)BPF_CORE_READ(f, f_path.dentry)) {
 		id->rdev = old->rdev;
 		id->dev = old->dev;
 		id->magic = old->magic;
-		return true;
+		return 1;
 	}
 	struct super_block *sb = BPF_CORE_READ(i, i_sb);
 	id->rdev = BPF_CORE_READ(i, i_rdev);
 	id->dev = BPF_CORE_READ(sb, s_dev);
 	id->magic = BPF_CORE_READ(sb, s_magic);
-	return false;
+	return 0;
 }
 
 /* Notes that the path of a file is sent. */
-static __always_inline void now_known(struct file *f, struct file_id *id)
+static __always_inline void now_known(__u64 file, struct file_id *id)
 {
+	struct file *f = (struct file *)file;
 	struct known_file now = {.ino = id->ino, .inode = (__u64)BPF_CORE_READ(f, f_inode), .dentry = (__u64)BPF_CORE_READ(f, f_path.dentry),
 		.dev = id->dev, .rdev = id->rdev, .magic = id->magic};
-	bpf_map_update_elem(&known, &id->file, &now, BPF_ANY);
+	bpf_map_update_elem(&known, &file, &now, BPF_ANY);
 }
 
 /* Where append_path has got to. */
@@ -655,16 +658,15 @@ int BPF_PROG(enter, struct pt_regs *regs, long nr)
 	read_name(r, row);
 	if (row->flags & DROPS_FD) {
 		/* Behind it lies nothing any more when the call returns. */
-		struct file *f = file_of(t, r->args[row->fd_arg & 7]);
+		__u64 f = file_of(r->args[row->fd_arg & 7]);
 		if (f) {
-			if (identify(f, &r->of)) {
+			if (identify(&r->of, f)) {
 				r->flags |= REC_OF_KNOWN;
 			} else {
 				__u32 at = r->path_len & (2 * PATH_MAX - 1);
-				r->of_len = append_path(r, at, (__u64)f, 0) - at;
+				r->of_len = append_path(r, at, f, 0) - at;
 			}
-			__u64 key = (__u64)f;
-			bpf_map_delete_elem(&known, &key); /* perhaps its last descriptor; if not, it is said once more */
+			bpf_map_delete_elem(&known, &f); /* perhaps its last descriptor; if not, it is said once more */
 		}
 	}
 	if (!(w->how & (WATCH_GUARD | WATCH_NAMES)) || !r->path_len || !(row->flags & NAMES_FILE) || is_led(r))
@@ -833,16 +835,16 @@ __noinline int append_memory(struct record *r, struct call_row *row)
 }
 
 /* Notes whose memory a call has read. */
-static __always_inline void note_whose(struct record *r, struct task_struct *t, struct call_row *row, struct watch *w)
+static __always_inline void note_whose(struct record *r, struct call_row *row, struct watch *w)
 {
 	if (row->fd_arg < 0) { /* process_vm_readv(2) */
 		w->recent = r->args[0];
 		return;
 	}
-	struct file *f = file_of(t, r->args[row->fd_arg & 7]);
+	__u64 f = file_of(r->args[row->fd_arg & 7]);
 	if (!f)
 		return;
-	struct inode *i = BPF_CORE_READ(f, f_inode);
+	struct inode *i = BPF_CORE_READ((struct file *)f, f_inode);
 	if (BPF_CORE_READ(i, i_sb, s_magic) != PROC_SUPER_MAGIC)
 		return;
 	struct proc_inode *of = (void *)i - bpf_core_field_offset(struct proc_inode, vfs_inode);
@@ -852,11 +854,11 @@ static __always_inline void note_whose(struct record *r, struct task_struct *t, 
 		w->recent = nr;
 }
 
-static __always_inline void finish(struct record *r, struct task_struct *t, struct call_row *row, struct watch *w)
+static __always_inline void finish(struct record *r, struct call_row *row, struct watch *w)
 {
 	__u32 at, how = w->how;
 	if (row->record == RECORD_WHOSE) {
-		note_whose(r, t, row, w);
+		note_whose(r, row, w);
 		return;
 	}
 	if (row->path_arg >= 0 && !r->path_len) {
@@ -889,20 +891,20 @@ static __always_inline void finish(struct record *r, struct task_struct *t, stru
 		add(COUNT_SPARED);
 		return;
 	}
-	struct file *of = 0, *made = 0;
-	bool said = false;
+	__u64 of = 0, made = 0;
+	int said = 0;
 	__s8 fd_arg = row->fd_arg;
 	if (fd_arg < 0 && r->path_len <= 1)
 		fd_arg = row->dirfd_arg;
 	if (fd_arg >= 0 && !(row->flags & DROPS_FD)) {
-		of = file_of(t, r->args[fd_arg & 7]);
+		of = file_of(r->args[fd_arg & 7]);
 		if (of)
-			said = identify(of, &r->of);
+			said = identify(&r->of, of);
 	}
 	if ((row->flags & MAKES_FD) && r->ret >= 0 && (!(row->flags & MAKES_IF_COND) || wanted(row, r->args))) {
-		made = file_of(t, r->ret);
+		made = file_of(r->ret);
 		if (made)
-			identify(made, &r->made);
+			identify(&r->made, made);
 	}
 	at = append_memory(r, row);
 	if (row->flags & DROPS_FD)
@@ -912,13 +914,13 @@ static __always_inline void finish(struct record *r, struct task_struct *t, stru
 			r->flags |= REC_OF_KNOWN;
 		} else {
 			now_known(of, &r->of);
-			__u32 end = append_path(r, at, (__u64)of, 0);
+			__u32 end = append_path(r, at, of, 0);
 			r->of_len = end - at;
 			at = end;
 		}
 	}
 	if (made) {
-		__u32 end = append_path(r, at, (__u64)made, 1);
+		__u32 end = append_path(r, at, made, 1);
 		now_known(made, &r->made);
 		r->made_len = end - at;
 		at = end;
@@ -938,12 +940,10 @@ static __always_inline void finish(struct record *r, struct task_struct *t, stru
 		wake = BPF_RB_FORCE_WAKEUP;
 	if (bpf_ringbuf_output(&records, r, __builtin_offsetof(struct record, tail) + at, wake)) {
 		add(COUNT_LOST);
-		__u64 key = (__u64)of;
-		if (key)
-			bpf_map_delete_elem(&known, &key);
-		key = (__u64)made;
-		if (key)
-			bpf_map_delete_elem(&known, &key);
+		if (of)
+			bpf_map_delete_elem(&known, &of);
+		if (made)
+			bpf_map_delete_elem(&known, &made);
 	}
 }
 
@@ -997,7 +997,7 @@ int BPF_PROG(leave, struct pt_regs *regs, long ret)
 			bpf_ringbuf_output(&records, r, __builtin_offsetof(struct record, tail), 0);
 		}
 	} else if (row) {
-		finish(r, t, row, w);
+		finish(r, row, w);
 	}
 	r->t = 0;
 	return 0;
