@@ -21,7 +21,7 @@ TEST_DEPS  = $(DEMO_DEPS) g++ gdbserver strace binutils xz-utils python3 $(MULTI
 LINT_DEPS  = shellcheck
 BPF_DEPS   = clang llvm libbpf-dev
 
-.PHONY: all generate build samples demo test lint bench soak matrix fuzz deps install dist clean help
+.PHONY: all generate build samples demo test lint bench soak matrix kernels fuzz deps install dist clean help
 .NOTPARALLEL:
 
 ## all (or build): bin/whosefd, one static file
@@ -57,7 +57,7 @@ lint:
 	$(TOOL) go-errorlint -errorf -test=false ./...
 	$(TOOL) depguard ./...
 	GOARCH=arm64 "$$($(TOOL) -n depguard)" ./...
-	shellcheck .ci/run .ci/deps .ci/test .ci/fuzz .ci/dist .ci/version samples/matrix/matrix.sh samples/matrix/package.sh tracer/ebpf/bpf/generate.sh
+	shellcheck -x .ci/run .ci/deps .ci/test .ci/fuzz .ci/dist .ci/version samples/matrix/matrix.sh samples/matrix/package.sh samples/kernels/kernels.sh samples/kernels/init tracer/ebpf/bpf/generate.sh
 	sh tracer/ebpf/bpf/generate.sh --check
 
 ## generate: compile the eBPF programs anew, into tracer/ebpf/bpf
@@ -79,6 +79,11 @@ soak: build samples
 matrix: dist
 	sh .ci/deps $(BUILD_DEPS) debootstrap
 	samples/matrix/matrix.sh
+
+## kernels: the tests of eBPF in the kernels of Debian 11, 12 and 13, in an emulator (root; KERNELS=DIR keeps the folders)
+kernels: build
+	sh .ci/deps $(BUILD_DEPS) debootstrap qemu-system-x86 cpio
+	samples/kernels/kernels.sh
 
 ## fuzz: each fuzz target for FUZZTIME (10s)
 fuzz:
