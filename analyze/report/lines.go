@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"strings"
 
 	"whosefd/analyze/words"
 )
@@ -70,7 +71,7 @@ func Checks(w io.Writer, checks []Check, f Format, st Style) error {
 	case FormatLines:
 		return lines(w, DoctorSchema, "checks", checks)
 	case FormatText:
-		return checksText(w, checks)
+		return checksText(w, checks, st)
 	}
 	tbl := &table{cols: []column{{name: "state"}, {name: "check"}, {name: "detail", flex: true}, {name: "do", flex: true}}}
 	for _, c := range checks {
@@ -79,18 +80,29 @@ func Checks(w io.Writer, checks []Check, f Format, st Style) error {
 	return tbl.write(w, f, st)
 }
 
-func checksText(w io.Writer, checks []Check) error {
+func checksText(w io.Writer, checks []Check, st Style) error {
+	p := &page{st: st}
+	rest := strings.Repeat(" ", 22)
 	for _, c := range checks {
-		if _, err := fmt.Fprintf(w, "%-4s  %-15s %s\n", c.state(), Clean(c.Name), Clean(c.Detail)); err != nil {
-			return err
-		}
+		p.hang(fmt.Sprintf("%-4s  %-15s ", c.state(), Clean(c.Name)), rest, Clean(c.Detail))
 		if c.Remedy != "" {
-			if _, err := fmt.Fprintf(w, "      %-15s do: %s\n", "", Clean(c.Remedy)); err != nil {
-				return err
-			}
+			p.hang(rest+"do: ", rest+"    ", Clean(c.Remedy))
 		}
 	}
-	return nil
+	_, err := p.buf.WriteTo(w)
+	return err
+}
+
+// Prose writes clean lines, broken at the width; what is broken off stands below the
+// line's first word.
+func Prose(w io.Writer, text string, st Style) error {
+	p := &page{st: st}
+	for line := range strings.SplitSeq(strings.TrimSuffix(text, "\n"), "\n") {
+		first := line[:len(line)-len(strings.TrimLeft(line, " 0123456789."))]
+		p.hang(first, strings.Repeat(" ", len(first)), line[len(first):])
+	}
+	_, err := p.buf.WriteTo(w)
+	return err
 }
 
 func (c *Check) state() string {

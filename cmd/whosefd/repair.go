@@ -160,8 +160,12 @@ func (r *repairCmd) healthy(pid event.PID, d *analyze.Diagnosis) error {
 	if r.format == "json" {
 		return r.json(repairResult{Now: string(d.Summary)})
 	}
-	_, err := fmt.Fprintf(r.text, "Nothing to repair in pid %d, and nothing was changed. %s\n", pid, report.Clean(string(d.Summary)))
-	return err
+	return r.print("Nothing to repair in pid %d, and nothing was changed. %s\n", pid, report.Clean(string(d.Summary)))
+}
+
+// print writes a text; its lines fit the terminal.
+func (r *repairCmd) print(format string, args ...any) error {
+	return report.Prose(r.text, fmt.Sprintf(format, args...), r.a.style(r.text))
 }
 
 func (r *repairCmd) json(res repairResult) error {
@@ -173,11 +177,9 @@ func (r *repairCmd) showPlan(p *event.Plan) error {
 	if r.format == "json" {
 		return r.json(repairResult{Plan: p, DryRun: true})
 	}
-	if _, err := fmt.Fprintf(r.text, "This would be done to pid %d; nothing was changed:\n", p.PID); err != nil {
-		return err
-	}
+	lines := fmt.Sprintf("This would be done to pid %d; nothing was changed:\n", p.PID)
 	for i, s := range p.Steps {
-		lines := fmt.Sprintf("%3d. %s\n", i+1, report.Clean(string(s.Text)))
+		lines += fmt.Sprintf("%3d. %s\n", i+1, report.Clean(string(s.Text)))
 		if s.Call != nil {
 			lines += fmt.Sprintf("     %s\n", report.Clean(s.Call.String()))
 		}
@@ -187,11 +189,8 @@ func (r *repairCmd) showPlan(p *event.Plan) error {
 		if s.UndoCall != nil {
 			lines += fmt.Sprintf("           %s\n", report.Clean(s.UndoCall.String()))
 		}
-		if _, err := io.WriteString(r.text, lines); err != nil {
-			return err
-		}
 	}
-	return nil
+	return r.print("%s", lines)
 }
 
 func (r *repairCmd) carryOut(ctx context.Context, pid event.PID, plan *event.Plan, rec *recorder) error {
@@ -292,7 +291,7 @@ func (r *repairCmd) report(pid event.PID, res *repairResult, threads []*tracer.T
 		if t.ReadBytes != nil {
 			line += fmt.Sprintf(", and the read that hung has returned %d bytes", *t.ReadBytes)
 		}
-		if _, err := fmt.Fprintf(r.text, "%s. The thread's registers were changed for %d µs.\n", line, t.ChangedUS); err != nil {
+		if err := r.print("%s. The thread's registers were changed for %d µs.\n", line, t.ChangedUS); err != nil {
 			return errors.Join(err, failed)
 		}
 	}
@@ -314,8 +313,7 @@ func (r *repairCmd) report(pid event.PID, res *repairResult, threads []*tracer.T
 			"nosharedlibrary and then sharedlibrary, while the program is stopped, read it again.\n" +
 			"Staying as a guard, since the debugger opens that name again later. Ctrl-C ends that; the debugger runs on."
 	}
-	_, err := fmt.Fprintf(r.text, "Now: %s\n%s\n", report.Clean(res.Now), end)
-	if err != nil {
+	if err := r.print("Now: %s\n%s\n", report.Clean(res.Now), end); err != nil {
 		return err
 	}
 	return r.code(res)
