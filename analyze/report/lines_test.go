@@ -10,7 +10,7 @@ import (
 func TestProseFits(t *testing.T) {
 	checks := []Check{{Name: "yama", Detail: "ptrace_scope is 3: nobody may attach, whatever his capabilities, until the machine starts again", Remedy: "start it again, with kernel.yama.ptrace_scope = 1"}}
 	plan := "This would be done to pid 7; nothing was changed:\n  1. open the inferior's file\n     openat(AT_FDCWD, \"/proc/7/fd/4\", O_RDONLY)\n     undo: close it\n"
-	for _, width := range []int{0, 44} {
+	for _, width := range []int{0, 46} {
 		var b strings.Builder
 		if err := Checks(&b, checks, FormatText, Style{Width: width}); err != nil {
 			t.Fatal(err)
