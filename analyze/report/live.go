@@ -20,6 +20,12 @@ func Row(ev *event.Syscall, mark rules.Mark) string {
 	return c.row(ev.TID)
 }
 
+// Fit is [Row] in so many columns: what is left out is not the mark.
+func Fit(ev *event.Syscall, mark rules.Mark, columns int) string {
+	c := callCells(ev, mark)
+	return c.fit(ev, columns)
+}
+
 func (c *cells) row(tid event.TID) string {
 	s := fmt.Sprintf("%12s %7d  %s", c.time, tid, c.call)
 	for _, cell := range []string{c.on, c.result} {
@@ -235,8 +241,7 @@ func (l *LiveWriter) Add(ev *event.Syscall, mark rules.Mark) error {
 		l.shown = true
 		head = l.st.paint(faint, cut(fmt.Sprintf("%12s %7s  %s", "time", "thread", "call"), l.st.Width)) + "\n"
 	}
-	c := callCells(ev, mark)
-	return l.write(head, c.fit(ev, l.st.Width), ev, mark)
+	return l.write(head, Fit(ev, mark, l.st.Width), ev, mark)
 }
 
 // Flush tells of the repetitions so far.

@@ -222,7 +222,11 @@ func (l *machine) view(m *Model) (title string, lines []string, keys string) {
 		title += "  " + report.Clean(m.failed.Error())
 	}
 	st := m.Style
-	lines = append(lines, st.Line(report.LookHead, report.Columns([]string{" THREAD", " NAME", "FOR", "WHAT IT DOES"}, []int{-8, 15, -7}), m.width))
+	what := "WHAT IT DOES"
+	if n := len(l.rows); n > l.pane.height && l.pane.height > 0 {
+		what += fmt.Sprintf("  %d/%d", l.pane.cursor+1, n)
+	}
+	lines = append(lines, st.Line(report.LookHead, report.Columns([]string{" THREAD", " NAME", "FOR", what}, []int{-8, 15, -7}), m.width))
 	detail := l.detail(m)
 	room := m.height - 3 - len(detail)
 	calls := 0
@@ -240,12 +244,12 @@ func (l *machine) view(m *Model) (title string, lines []string, keys string) {
 	if calls > 0 {
 		lines = append(lines, st.Line(report.LookHead, fmt.Sprintf("     SECONDS  THREAD  NEWEST CALLS of pid %d, the suspicious first", m.followed), m.width))
 		for _, r := range newest(l.calls, calls) {
-			lines = append(lines, " "+st.Line(report.LookOf(r.Mark), report.Row(&r.Call, r.Mark), m.width-1))
+			lines = append(lines, " "+st.Line(report.LookOf(r.Mark), report.Fit(&r.Call, r.Mark, m.width-1), m.width-1))
 		}
 	}
 	lines = append(lines, make([]string, max(0, m.height-2-len(detail)-len(lines)))...)
 	lines = append(lines, detail...)
-	return title, lines, "Enter evidence  t trace  H threads  / search  Z pause  ? help  q quit"
+	return title, lines, "q quit  ? help  Enter evidence  t trace  / search  H threads  Z pause"
 }
 
 // newest are the last calls, before them those with a mark, as many as there is room for.

@@ -6,6 +6,8 @@ import (
 	"io"
 	"strings"
 
+	"github.com/charmbracelet/x/ansi"
+
 	"whosefd/analyze/report"
 	"whosefd/analyze/rules"
 	"whosefd/analyze/tables"
@@ -42,7 +44,7 @@ type page struct {
 
 func (m *Model) newPage(pid event.PID, title string) *page {
 	p := &page{pid: pid, title: report.Clean(title)}
-	p.panes[tabCalls].end = true
+	p.panes[tabCalls].follows, p.panes[tabCalls].end = true, true
 	return p
 }
 
@@ -101,13 +103,13 @@ func (p *page) fill(m *Model) {
 			d := p.diagnosis(m)
 			switch {
 			case d == nil && m.debugger(p.pid) != nil:
-				return say(w, report.Clean(string(m.debugger(p.pid).Row.Error)))
+				return report.Prose(w, report.Clean(string(m.debugger(p.pid).Row.Error)), st)
 			case d == nil:
-				return say(w, "It has ended.")
+				return report.Prose(w, "It has ended.", st)
 			case p.tab == tabEvidence:
 				return report.Text(w, d, st)
 			case d.Debugger == nil:
-				return say(w, report.Clean(string(d.Summary)))
+				return report.Prose(w, report.Clean(string(d.Summary)), st)
 			}
 			return report.Waits(w, []*words.Diagnosis{d}, report.FormatText, st)
 		})
@@ -115,7 +117,7 @@ func (p *page) fill(m *Model) {
 		p.lines(m, func(w io.Writer, st report.Style) error {
 			rec := p.record(m)
 			if rec == nil {
-				return say(w, untraced)
+				return report.Prose(w, untraced, st)
 			}
 			rec.Lock()
 			defer rec.Unlock()
@@ -127,11 +129,6 @@ func (p *page) fill(m *Model) {
 // untraced stands in the place of calls that nobody has followed.
 const untraced = "Nothing is attached. t follows its calls: each of them then stops it for a moment."
 
-func say(w io.Writer, text string) error {
-	_, err := fmt.Fprintln(w, text)
-	return err
-}
-
 // lines takes a text as the lines of the page.
 func (p *page) lines(m *Model, write func(io.Writer, report.Style) error) {
 	for i, color := range []bool{false, m.Style.Color} {
@@ -139,9 +136,14 @@ func (p *page) lines(m *Model, write func(io.Writer, report.Style) error) {
 		if err := write(&b, report.Style{Width: m.width - 2, Color: color}); err != nil {
 			fmt.Fprintln(&b, report.Clean(err.Error()))
 		}
-		p.shown[i] = strings.Split(strings.TrimRight(b.String(), "\n"), "\n")
+		text := strings.TrimRight(b.String(), "\n")
+		if p.tab != tabDescriptors && p.tab != tabSummary { // no table: commands are to be read to their end
+			text = ansi.Hardwrap(text, m.width-2, true)
+		}
+		p.shown[i] = strings.Split(text, "\n")
 	}
 	l := p.pane()
+	l.fit = nil
 	l.text = func(i int) string { return p.shown[0][i] }
 	l.draw = func(i int) string { return p.shown[1][i] }
 	l.set(len(p.shown[0]))
@@ -151,7 +153,7 @@ func (p *page) lines(m *Model, write func(io.Writer, report.Style) error) {
 func (p *page) fillCalls(m *Model) {
 	rec := p.record(m)
 	if rec == nil {
-		p.lines(m, func(w io.Writer, _ report.Style) error { return say(w, untraced) })
+		p.lines(m, func(w io.Writer, st report.Style) error { return report.Prose(w, untraced, st) })
 		return
 	}
 	all := rec.rows()
@@ -166,6 +168,7 @@ func (p *page) fillCalls(m *Model) {
 	}
 	l := p.pane()
 	l.draw = nil
+	l.fit = func(i, columns int) string { return report.Fit(&p.calls[i].Call, p.calls[i].Mark, columns) }
 	l.text = func(i int) string { return report.Row(&p.calls[i].Call, p.calls[i].Mark) }
 	l.look = func(i int) report.Look {
 		if p.calls[i].Call.Errno != "" && p.calls[i].Mark == (rules.Mark{}) {
@@ -187,7 +190,11 @@ func (p *page) call(m *Model) *page {
 }
 
 func (p *page) view(m *Model) (title string, lines []string, keys string) {
-	title, keys = p.title, "Esc back  / search  ? help  q quit"
+	leave := "q back"
+	if m.machine == nil && len(m.pages) == 0 {
+		leave = "q quit"
+	}
+	title, keys = p.title, leave+"  ? help  / search"
 	if p.pid != 0 {
 		title += m.trace()
 	}
@@ -214,20 +221,20 @@ func (p *page) view(m *Model) (title string, lines []string, keys string) {
 			head += fmt.Sprintf("  %d/%d", l.cursor+1, l.n)
 		}
 		lines = append(lines, m.Style.Line(report.LookHead, " "+head, m.width))
-		keys = "Tab next  / search  Esc back  ? help  q quit"
-		switch {
-		case p.tab == tabCalls && m.Follow != nil:
-			keys = "Tab next  Enter call  ! suspicious  / search  \\ filter  t trace  Esc back"
-		case p.tab == tabCalls:
-			keys = "Tab next  Enter call  ! suspicious  / search  \\ filter  ? help  q quit"
+		keys = leave + "  ? help  Tab next  / search"
+		if p.tab == tabCalls {
+			keys += "  Enter call  ! marked  \\ filter"
+		}
+		if m.Follow != nil {
+			keys += "  t trace"
 		}
 	}
 	return title, append(lines, p.pane().view(m.Style, m.width, room)...), keys
 }
 
 // helpText says what the keys do.
-func helpText(w io.Writer, _ report.Style) error {
-	_, err := io.WriteString(w, `Keys, as in top and htop where they have them:
+func helpText(w io.Writer, st report.Style) error {
+	return report.Prose(w, `Keys, as in top and htop where they have them:
 
 Up, Down, PgUp, PgDn, Home, End   move (also j, k, g, G)
 Enter           open what the cursor is on: the evidence of a thread, a call
@@ -247,6 +254,5 @@ Ctrl-C, F10     quit, from everywhere
 
 A red line is a hang, or input that goes to the wrong reader; a yellow one
 another finding. ">" is the cursor.
-`)
-	return err
+`, st)
 }

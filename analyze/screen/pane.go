@@ -12,11 +12,13 @@ type pane struct {
 	cursor int
 	top    int // the first that is seen
 	height int // how many are
-	// end keeps the cursor at the end as lines come.
-	end    bool
-	wanted string // by the last search
+	// follows: the cursor stays at the end as lines come, as long as it is there (end).
+	follows, end bool
+	wanted       string // by the last search
 
 	text func(i int) string // a line without colors
+	// fit gives a line in so many columns; nil: its beginning.
+	fit func(i, columns int) string
 	// draw gives a line with its colors; nil: it is text, in the look of look.
 	draw func(i int) string // such a text has no cursor, and scrolls
 	look func(i int) report.Look
@@ -39,9 +41,9 @@ func (p *pane) move(by int) {
 	}
 	p.cursor = max(0, min(p.cursor+by, p.n-1))
 	if by != 0 {
-		p.end = p.end && p.cursor == p.n-1
+		p.end = p.follows && p.cursor == p.n-1
 	}
-	p.top = max(0, min(p.top, p.cursor), min(p.cursor-p.height+1, p.n-1))
+	p.top = max(0, min(max(p.top, p.cursor-p.height+1), p.cursor, p.n-p.height)) // the last page is full
 }
 
 // search goes to the next line, or the one before, that has what is wanted; with 0
@@ -72,15 +74,19 @@ func (p *pane) view(st report.Style, width, height int) []string {
 	p.move(0)
 	var lines []string
 	for i := p.top; i < min(p.n, p.top+height); i++ {
+		text := p.text(i)
+		if p.fit != nil {
+			text = p.fit(i, width-1)
+		}
 		switch {
 		case p.draw == nil && i == p.cursor:
-			lines = append(lines, st.Line(report.Chosen(p.look(i)), ">"+p.text(i), width))
-		case p.draw != nil && report.Wide(p.text(i)) < width:
+			lines = append(lines, st.Line(report.Chosen(p.look(i)), ">"+text, width))
+		case p.draw != nil && report.Wide(text) < width:
 			lines = append(lines, " "+p.draw(i))
 		case p.draw != nil:
-			lines = append(lines, " "+st.Line(report.LookPlain, p.text(i), width-1))
+			lines = append(lines, " "+st.Line(report.LookPlain, text, width-1))
 		default:
-			lines = append(lines, " "+st.Line(p.look(i), p.text(i), width-1))
+			lines = append(lines, " "+st.Line(p.look(i), text, width-1))
 		}
 	}
 	return lines

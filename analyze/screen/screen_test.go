@@ -17,6 +17,7 @@ import (
 
 	"whosefd/analyze"
 	"whosefd/analyze/report"
+	"whosefd/analyze/rules"
 	"whosefd/tracer/event"
 )
 
@@ -324,4 +325,75 @@ func ExampleModel() {
 	m.Update(lookedMsg{})
 	fmt.Println(strings.TrimSpace(m.lines()[3]))
 	// Output: No debugger is running here that this user may look at.
+}
+
+// The last page of calls is full; the cursor follows the newest from the end on, wherever it came there from.
+func TestLastPage(t *testing.T) {
+	rec := scene(t, "trace-wrong-file")
+	m := New(Source{Record: rec, Name: "x"})
+	press(m, "3")
+	room := m.page.pane
+	m.Update(tea.WindowSizeMsg{Width: 80, Height: 8})
+	calls := func() (lines int) {
+		for _, l := range m.lines()[2:7] {
+			if strings.TrimSpace(l) != "" {
+				lines++
+			}
+		}
+		return lines
+	}
+	more := func() {
+		for range 3 {
+			ev := &event.Syscall{T: 9e6, PID: 2158, TID: 2158, Name: "close", FD: event.Some[event.FD](9), Ret: event.Some[int64](0)}
+			rec.Tables.Add(ev, rules.Mark{})
+		}
+		m.refill()
+	}
+	more()
+	for _, c := range []struct {
+		keys    []string
+		follows bool
+	}{{nil, true}, {[]string{"home"}, false}, {[]string{"end"}, true}, {[]string{"up"}, false}, {[]string{"end", "up", "down"}, true}, {[]string{"pgup"}, false},
+		{[]string{"end", "pgup", "pgdown"}, true}} {
+		press(m, c.keys...)
+		if calls() != 5 {
+			t.Errorf("after %q the page is not full:\n%s", c.keys, show(m))
+		}
+		was := room().cursor
+		more()
+		if at := room().cursor; c.follows != (at == room().n-1) || !c.follows && at != was {
+			t.Errorf("after %q at %d of %d", c.keys, at, room().n)
+		}
+		if !c.follows {
+			continue
+		}
+		if !strings.Contains(m.lines()[1], fmt.Sprintf("%d/%d", room().n, room().n)) {
+			t.Errorf("no position:\n%s", show(m))
+		}
+	}
+}
+
+// On a small screen a call's mark, the way back and what is to be read stay.
+func TestSmallScreen(t *testing.T) {
+	m := New(Source{Record: scene(t, "trace-wrong-file"), Name: "x"})
+	m.Update(tea.WindowSizeMsg{Width: 78, Height: 12})
+	press(m, "3", "!")
+	if s := show(m); !strings.Contains(s, "! ") || !strings.Contains(s, ": wrong-file") || !strings.Contains(s, " q quit  ? help") {
+		t.Errorf("no mark, or no keys:\n%s", s)
+	}
+	live := machineOf(t, "hang")
+	live.Update(tea.WindowSizeMsg{Width: 30, Height: 12})
+	press(live, "enter", "3")
+	if s := strings.Join(strings.Fields(show(live)), " "); !strings.Contains(s, "stops it for a moment.") || !strings.Contains(s, "q back ? help") {
+		t.Errorf("not to its end:\n%s", show(live))
+	}
+	press(live, "?", "end")
+	if s := strings.Join(strings.Fields(show(live)), " "); !strings.Contains(s, `">" is the cursor.`) {
+		t.Errorf("not to its end:\n%s", show(live))
+	}
+	live.Update(tea.WindowSizeMsg{Width: 30, Height: 200})
+	press(live, "q", "1")
+	if s := strings.ReplaceAll(strings.ReplaceAll(show(live), "\n", ""), " ", ""); !strings.Contains(s, "whosefdrepair2158") {
+		t.Errorf("the remedy is cut:\n%s", show(live))
+	}
 }

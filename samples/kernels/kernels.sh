@@ -42,6 +42,7 @@ archive() { cpio --quiet -o -H newc -R 0:0; }
 
 # The machine ends with us, and so does what runs in a folder.
 qemu='' what=$(mktemp -d)
+chmod 755 "$what" # it becomes the root
 trap 'rm -rf "$what"; kill $qemu $running 2>/dev/null || :' EXIT
 
 # boot RELEASE LOG. One CPU: with two, emulated ones stand
