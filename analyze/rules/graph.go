@@ -94,6 +94,29 @@ func tracerOnly(w *event.Wait) bool {
 	})
 }
 
+// reads gives the one who reads from a terminal, of those who could end a wait and of the children that
+// these wait for.
+func (g *graph) reads(w *event.Wait) *event.Wait {
+	seen := []*event.Wait{w}
+	for i := 0; i < len(seen); i++ {
+		for _, on := range seen[i].On {
+			switch {
+			case on.Op == event.AwaitChild || i == 0:
+				for _, e := range on.Enders {
+					for _, o := range g.next(seen[i], e) {
+						if o.State == "S" && !slices.Contains(seen, o) {
+							seen = append(seen, o)
+						}
+					}
+				}
+			case on.Op == event.AwaitRead && on.Target != nil && on.Target.Kind == event.TTY:
+				return seen[i]
+			}
+		}
+	}
+	return nil
+}
+
 func leader(w *event.Wait) int {
 	if event.PID(w.TID) == w.PID {
 		return 1

@@ -477,7 +477,7 @@ func (s *speaker) ends(j *rules.Wait) string {
 		switch {
 		case next != nil && next.State == "D": // TASK_UNINTERRUPTIBLE: it takes no signal and no stop
 			return say("When %s gets what it waits for itself: until then it cannot be stopped, and Ctrl-C does not help.", process(next.Comm, next.PID))
-		case next != nil && next.State == "S" && waitsAtTerminal(next):
+		case j.Reads != nil:
 			return "The program waits for input at the terminal." + that(interrupt, " Or %s, which stops it.")
 		}
 		return "When the program stops or ends" + that(interrupt, "; %s stops it") + "."
@@ -486,8 +486,12 @@ func (s *speaker) ends(j *rules.Wait) string {
 			return "The end of that command; if the program runs by it, Ctrl-C stops that."
 		}
 	case rules.ForChild:
-		if next != nil && next.State == "S" && waitsAtTerminal(next) {
-			return say("It waits for input at the terminal. Or Ctrl-C, or kill %d.", only.PID)
+		if j.Reads != nil {
+			who := "It"
+			if j.Reads.PID != only.PID { // a shell's command, say
+				who = process(j.Reads.Comm, j.Reads.PID)
+			}
+			return say("%s waits for input at the terminal. Or Ctrl-C, or kill %d.", who, j.Reads.PID)
 		}
 		if only.PID > 0 {
 			return say("The end of that process: Ctrl-C reaches it at the same terminal; else kill %d.", only.PID)
@@ -516,6 +520,9 @@ func (s *speaker) ends(j *rules.Wait) string {
 	case rules.ForLock, rules.ForReader, rules.ForWriter:
 		if on.Target != nil && strings.Contains(string(on.Target.Link), "notify") { // inotify(7), fanotify(7)
 			return "A change of a file or folder that it watches."
+		}
+		if j.Reads != nil {
+			return say("%s waits for input at the terminal.", process(j.Reads.Comm, j.Reads.PID))
 		}
 		if only.PID > 0 && only.PID != j.PID {
 			return say("When %s does its part, or ends.", process(only.Comm, only.PID))
@@ -553,13 +560,6 @@ func runsCommand(j *rules.Wait) bool {
 func frozen(w *event.Wait) bool { return len(w.On) == 1 && w.On[0].Op == event.AwaitThaw }
 
 const thaw = "When that is thawed: docker unpause, podman unpause, systemctl thaw; else 0 in its cgroup.freeze (of cgroup v1: THAWED in its freezer.state)."
-
-// waitsAtTerminal says whether a thread reads from a terminal.
-func waitsAtTerminal(w *event.Wait) bool {
-	return slices.ContainsFunc(w.On, func(on event.Awaited) bool {
-		return on.Op == event.AwaitRead && on.Target != nil && on.Target.Kind == event.TTY
-	})
-}
 
 // Link is a thread in a chain of those that wait for the next.
 type Link struct {

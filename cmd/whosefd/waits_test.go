@@ -339,6 +339,9 @@ func TestCalmWaits(t *testing.T) {
 		"python subprocess": {func(t *testing.T) int {
 			return attach(t, `python import subprocess; subprocess.run(["sleep", "1000"], capture_output=True)`).PID
 		}, "writer", "sleep"},
+		"a shell's child at the terminal": {func(t *testing.T) int {
+			return attach(t, "shell (head -n 1; true); true").PID
+		}, "child", ") waits for input at the terminal."},
 		"input": {func(t *testing.T) int { return attach(t, `python input("name? ")`).PID }, "user", ""},
 		"mi": {func(t *testing.T) int {
 			p := scene.Start(t, scene.Command{Path: "python3", Args: []string{"-c", `
