@@ -112,9 +112,11 @@ func testGuardAfterTheEnd(t *testing.T) {
 				gdb.Expect(scene.Prompt)
 				gdb.Command("set confirm off")
 				for _, c := range commands {
-					if c == "detach" { // the program runs on, and prints when it likes
+					if c == "detach" { // the program runs on, and prints when it likes, also amid a prompt
 						gdb.Send(c)
-						gdb.Expect(`(?s)\(gdb\) .*foo\(21\) = 42|foo\(21\) = 42.*\(gdb\) `)
+						gdb.Expect(`foo\(21\) = 42`)
+						gdb.Send("echo detached by now\\n")
+						gdb.Expect(`detached by now\r?\n\(gdb\) `)
 						continue
 					}
 					gdb.Command(c)
