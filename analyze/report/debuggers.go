@@ -22,8 +22,8 @@ func PS(w io.Writer, rows []words.PSRow, f Format, st Style) error {
 		return psCSV(rows).csv(w)
 	}
 	tbl := &table{cols: []column{
-		{name: "pid", right: true}, {name: "debugger"}, {name: "inferiors", flex: true}, {name: "thread", right: true},
-		{name: "blocked in"}, {name: "on", flex: true}, {name: "mark", flex: true},
+		{name: "pid", right: true}, {name: "debugger", flex: true}, {name: "inferiors", text: true, spare: 2}, {name: "thread", right: true, spare: 3},
+		{name: "blocked in", spare: 4}, {name: "on", text: true, spare: 1}, {name: "mark", text: true},
 	}}
 	for i := range rows {
 		psRows(tbl, &rows[i])

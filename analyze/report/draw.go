@@ -39,6 +39,8 @@ type column struct {
 	right bool // numbers
 	// flex columns are cut where the terminal is too narrow, the widest first.
 	flex bool
+	// text columns are flexible ones whose cells are broken into lines instead.
+	text bool
 	// spare columns are left out, highest first, where that is not enough.
 	spare int
 }
@@ -196,7 +198,7 @@ func (t *table) filled() *table {
 }
 
 // fit makes the table no wider than the terminal, as far as that can be: it
-// cuts cells of flexible columns, and leaves out spare ones. The rows that it
+// cuts or breaks cells of flexible columns, and leaves out spare ones. The rows that it
 // gives are those to draw.
 func (t *table) fit(f Format, terminal int) (*table, [][]string) {
 	t = t.filled()
@@ -220,15 +222,34 @@ func (t *table) fit(f Format, terminal int) (*table, [][]string) {
 		if len(dropped) > 0 {
 			t.notes = append(slices.Clone(t.notes), "The terminal is too narrow for: "+strings.Join(dropped, ", ")+".")
 		}
-		rows := make([][]string, len(t.rows))
-		for i, row := range t.rows {
-			rows[i] = make([]string, len(row))
-			for j, s := range row {
-				rows[i][j] = cutMiddle(s, widths[j])
-			}
-		}
-		return t, rows
+		return t.lines(widths)
 	}
+}
+
+// lines gives a row for each line of a cell. What is left of a row may be nothing.
+func (t *table) lines(widths []int) (*table, [][]string) {
+	all := t.without(func(int) bool { return false })
+	all.rows, all.marked = nil, nil
+	for i, row := range t.rows {
+		for n := 0; ; n++ {
+			some, line := false, make([]string, len(row))
+			for j, s := range row {
+				parts := []string{s}
+				if t.cols[j].text {
+					parts = wrap(s, widths[j])
+				}
+				if n < len(parts) {
+					line[j] = cutMiddle(parts[n], widths[j])
+					some = some || parts[n] != ""
+				}
+			}
+			if !some {
+				break
+			}
+			all.add(t.marked[i], line...)
+		}
+	}
+	return all, all.rows
 }
 
 // widths gives the widths of the columns after cutting, and by how much the
@@ -249,7 +270,7 @@ func (t *table) widths(f Format, terminal int) (widths []int, over int) {
 	for over > 0 {
 		widest := -1
 		for i, c := range t.cols {
-			if c.flex && widths[i] > minFlex && (widest < 0 || widths[i] > widths[widest]) {
+			if (c.flex || c.text) && widths[i] > minFlex && (widest < 0 || widths[i] > widths[widest]) {
 				widest = i
 			}
 		}

@@ -73,7 +73,7 @@ func Checks(w io.Writer, checks []Check, f Format, st Style) error {
 	case FormatText:
 		return checksText(w, checks, st)
 	}
-	tbl := &table{cols: []column{{name: "state"}, {name: "check"}, {name: "detail", flex: true}, {name: "do", flex: true}}}
+	tbl := &table{cols: []column{{name: "state"}, {name: "check"}, {name: "detail", text: true}, {name: "do", text: true}}}
 	for _, c := range checks {
 		tbl.add(!c.OK && c.Needed, c.state(), Clean(c.Name), Clean(c.Detail), Clean(c.Remedy))
 	}

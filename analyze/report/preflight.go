@@ -25,7 +25,7 @@ func Prospects(w io.Writer, p *words.Preflight, f Format, st Style) error {
 	if f == FormatLines {
 		return lines(w, p.Schema, "names", p.Names)
 	}
-	tbl := &table{cols: []column{{name: "name", flex: true}, {name: "rule"}, {name: "effect"}, {name: "confidence"}, {name: "text", flex: true}}}
+	tbl := &table{cols: []column{{name: "name", flex: true}, {name: "rule"}, {name: "effect"}, {name: "confidence"}, {name: "text", text: true}}}
 	for _, n := range p.Names {
 		tbl.add(true, Clean(string(n.Name)), string(n.Rule), string(n.Effect), string(n.Confidence), Clean(string(n.Text)))
 	}

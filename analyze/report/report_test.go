@@ -242,7 +242,7 @@ func TestTables(t *testing.T) {
 				golden(t, "tables."+string(f), buf.Bytes())
 			}
 			if f == FormatTable || f == FormatText {
-				for _, w := range []int{80, 100, 140} {
+				for _, w := range []int{40, 80, 100, 140} {
 					buf.Reset()
 					if err := Tables(&buf, tables, nil, f, Style{Width: w}); err != nil {
 						t.Fatal(err)
@@ -277,6 +277,25 @@ func TestPS(t *testing.T) {
 		}
 		harmless(t, string(f), buf.Bytes())
 		golden(t, "ps."+string(f), buf.Bytes())
+	}
+	// A row fits the terminal, and what was found is broken, not cut.
+	rows[0].PID = 4194304
+	rows[0].Error = "a reason of several words, for which the place behind all other columns is far too narrow"
+	for _, w := range []int{120, 80, 40} {
+		var buf bytes.Buffer
+		if err := PS(&buf, rows, FormatTable, Style{Width: w}); err != nil {
+			t.Fatal(err)
+		}
+		for _, l := range strings.Split(buf.String(), "\n") {
+			if width(l) > w {
+				t.Errorf("%d columns on a terminal of %d: %s", width(l), w, l)
+			}
+		}
+		for _, word := range strings.Fields(string(rows[0].Error) + " 4194304 gdb") {
+			if !strings.Contains(buf.String(), " "+word+" ") {
+				t.Errorf("%d columns: no %q in\n%s", w, word, buf.String())
+			}
+		}
 	}
 	var buf bytes.Buffer
 	if err := PS(&buf, nil, FormatTable, Style{}); err != nil || !strings.Contains(buf.String(), "No debugger") {

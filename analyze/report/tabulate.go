@@ -127,8 +127,8 @@ func tableNamed(t *tables.Tables, name string, f Format) *table {
 
 func callTable(rows []tables.CallRow, untimed bool) *table {
 	t := &table{title: "Calls", cols: []column{
-		{name: "time", right: true}, {name: "thread", right: true, spare: 2}, {name: "call", flex: true}, {name: "on", flex: true},
-		{name: "result", flex: true}, {name: "duration", right: true, spare: 1}, {name: "mark"},
+		{name: "time", right: true, spare: 2}, {name: "thread", right: true, spare: 4}, {name: "call", flex: true}, {name: "on", flex: true},
+		{name: "result", flex: true, spare: 1}, {name: "duration", right: true, spare: 3}, {name: "mark", text: true},
 	}}
 	for i := range rows {
 		c := callCells(&rows[i].Call, rows[i].Mark)
@@ -166,8 +166,8 @@ func CaseCSV(w io.Writer, c *Case, names []string) error {
 
 func summaryTable(t *tables.Tables) *table {
 	tbl := &table{title: "Summary by call", cols: []column{
-		{name: "call"}, {name: "calls", right: true}, {name: "errors", right: true}, {name: "unfinished", right: true},
-		{name: "total", right: true}, {name: "max", right: true},
+		{name: "call", flex: true}, {name: "calls", right: true}, {name: "errors", right: true}, {name: "unfinished", right: true, spare: 1},
+		{name: "total", right: true}, {name: "max", right: true, spare: 2},
 	}}
 	for _, r := range t.Summary() {
 		tbl.add(false, Clean(r.Name), num(r.Calls), blankZero(r.Errors), blankZero(r.Unfinished), blankTime(r.TotalUS), blankTime(r.MaxUS))
@@ -200,8 +200,7 @@ func Overview(w io.Writer, d *words.Diagnosis, t *tables.Tables, more string, st
 		}
 	}
 	calls, _ := t.Chosen()
-	_, err := fmt.Fprintf(w, "Seen: %d calls, %d descriptors. %s\n", calls, count(all), more)
-	return err
+	return Prose(w, fmt.Sprintf("Seen: %d calls, %d descriptors. %s", calls, count(all), more), st)
 }
 
 // writeAfterLine writes a table behind an empty line.
@@ -255,9 +254,9 @@ func descriptorsTable(rows []tables.FDRow, untimed bool) *table {
 	// Where all is one process's own, that says nothing.
 	several := slices.ContainsFunc(rows, func(r tables.FDRow) bool { return r.Whose == tables.WhoseInferior || r.Whose == tables.WhoseBoth })
 	tbl := &table{title: "Descriptors", cols: []column{
-		{name: "fd", right: true}, {name: "target", flex: true}, {name: "made by", spare: 6}, {name: "name", flex: true},
-		{name: "opened", right: true, spare: 4}, {name: "closed", right: true, spare: 5}, {name: "reads", right: true, spare: 3},
-		{name: "bytes", right: true, spare: 2}, {name: "read time", right: true, spare: 1}, {name: "whose"}, {name: "mark"},
+		{name: "fd", right: true}, {name: "target", flex: true}, {name: "made by", spare: 8}, {name: "name", flex: true, spare: 1},
+		{name: "opened", right: true, spare: 6}, {name: "closed", right: true, spare: 7}, {name: "reads", right: true, spare: 5},
+		{name: "bytes", right: true, spare: 4}, {name: "read time", right: true, spare: 3}, {name: "whose", spare: 2}, {name: "mark", text: true},
 	}}
 	for i := range rows {
 		r := &rows[i]
