@@ -117,12 +117,12 @@ func TestText(t *testing.T) {
 		if bytes.Contains(got, []byte("\nok: all is well")) {
 			t.Errorf("%s: a process wrote a line of its own", name)
 		}
-		for _, w := range []int{20, 60, 80, 120} {
+		for _, w := range []int{20, 40, 60, 80, 120} {
 			wrapped := text(t, d, Style{Width: w})
 			harmless(t, name, wrapped)
 			for _, l := range strings.Split(string(wrapped), "\n") {
 				// Commands, which are to be copied, and single words are not broken.
-				if width(l) > w && w >= 80 && len(strings.Fields(l)) > 3 && !strings.HasPrefix(l, "  - ") && name != "hostile" {
+				if width(l) > w && w >= 40 && len(strings.Fields(l)) > 3 && !strings.HasPrefix(l, "  - ") && name != "hostile" {
 					t.Errorf("%s: line of %d columns on a terminal of %d: %q", name, width(l), w, l)
 				}
 			}

@@ -70,7 +70,9 @@ func (p *page) line(s string) {
 
 func (p *page) head(s string) {
 	p.line("")
-	p.line(p.st.paint(bold, s))
+	for _, l := range wrap(s, p.st.Width) {
+		p.line(p.st.paint(bold, l))
+	}
 }
 
 // para writes a clean text below an indent.
@@ -100,10 +102,22 @@ func (p *page) item(mark, s string) {
 	p.hang("  "+mark+" ", strings.Repeat(" ", width(mark)+3), s)
 }
 
+// hang writes a clean text behind what is first, and what is broken off below it, or, on
+// a terminal with no room for that, behind a short indent.
 func (p *page) hang(first, rest, s string) {
+	const narrow, indent = 20, "    "
+	if p.st.Width > 0 && p.st.Width-width(first) < narrow {
+		rest = indent
+		if mark := strings.TrimLeft(first, " "); mark != first {
+			first = indent + mark
+		} else {
+			p.line(first)
+			first = indent
+		}
+	}
 	n := 0
 	if p.st.Width > 0 {
-		n = max(20, p.st.Width-width(first))
+		n = max(narrow, p.st.Width-width(first))
 	}
 	for i, l := range wrap(s, n) {
 		if i == 0 {
@@ -260,7 +274,7 @@ func (p *page) columns(l, r []string, span int) {
 		if i < len(r) {
 			y = r[i]
 		}
-		p.line("  " + pad(x, span) + y)
+		p.line("  " + cutMiddle(pad(x, span)+y, p.st.Width-2))
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -36,7 +37,7 @@ type app struct {
 
 // say prints a line of ours to standard error.
 func (a *app) say(format string, args ...any) {
-	fmt.Fprintf(a.err, "whosefd: %s\n", report.Clean(fmt.Sprintf(format, args...)))
+	_ = report.Prose(a.err, "whosefd: "+report.Clean(fmt.Sprintf(format, args...)), report.Style{Width: a.terminal(a.err)}) // nobody could be told
 }
 
 // note is say, unless --quiet leaves such lines out.
@@ -80,7 +81,8 @@ Exit codes: 0 nothing wrong found, 1 findings, 2 could not look.`,
 	root.Flags().BoolP("version", "V", false, "print the version")
 	root.SetFlagErrorFunc(flagError)
 	root.SetHelpCommand(help())
-	root.SetUsageTemplate(wrappedUsage.Replace(root.UsageTemplate()))
+	root.SetUsageTemplate(wrapped.Replace(root.UsageTemplate()))
+	root.SetHelpTemplate(wrapped.Replace(root.HelpTemplate()))
 	root.AddCommand(a.explain(), a.ps(), a.trace(), a.table(), a.report(), a.repair(), a.guard(), a.gdb(), a.preflight(), a.watch(), a.top(), a.gdbPlugin(), a.doctor(), a.man())
 	root.Example = examples[root.Name()]
 	for _, cmd := range root.Commands() {
@@ -113,10 +115,28 @@ func init() {
 	cobra.AddTemplateFunc("flagUsages", func(flags *pflag.FlagSet) string {
 		return flags.FlagUsagesWrapped(terminalWidth(os.Stdout))
 	})
+	cobra.AddTemplateFunc("filled", func(first, text string) string {
+		return filled(first, text, terminalWidth(os.Stdout))
+	})
 }
 
-// wrappedUsage makes the usage fit the terminal's width.
-var wrappedUsage = strings.NewReplacer(".LocalFlags.FlagUsages", "flagUsages .LocalFlags", ".InheritedFlags.FlagUsages", "flagUsages .InheritedFlags")
+// wrapped makes help and usage fit the terminal's width.
+var wrapped = strings.NewReplacer(".LocalFlags.FlagUsages", "flagUsages .LocalFlags", ".InheritedFlags.FlagUsages", "flagUsages .InheritedFlags",
+	`  {{rpad .Name .NamePadding }} {{.Short}}`, `{{filled (printf "  %s " (rpad .Name .NamePadding)) .Short}}`,
+	"{{. | trimTrailingWhitespaces}}", `{{trimTrailingWhitespaces . | filled ""}}`)
+
+// filled fills the lines of each paragraph behind what is first, up to a width.
+func filled(first, text string, width int) string {
+	if width > 0 {
+		text = lineEnd.ReplaceAllString(text, "$1 $2")
+	}
+	var b strings.Builder
+	_ = report.Hang(&b, first, text, report.Style{Width: width}) // a Builder takes all
+	return strings.TrimSuffix(b.String(), "\n")
+}
+
+// lineEnd is an end of a line within a paragraph.
+var lineEnd = regexp.MustCompile(`(\S)\n(\S)`)
 
 // once is the value of a flag that may be given once: of two, one would be lost.
 type once struct {

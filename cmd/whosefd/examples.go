@@ -7,7 +7,7 @@ var examples = map[string]string{
   whosefd top                what does every debugger wait for?`,
 	"explain": `  whosefd explain                    the debugger that hangs
   whosefd explain 2158               this process, whatever it is
-  whosefd explain -o hang.jsonl      keep the evidence, to be explained elsewhere
+  whosefd explain -o hang.jsonl      keep the evidence, to explain it elsewhere
   whosefd explain strace.log.gz      a log of strace`,
 	"ps": `  whosefd ps
   whosefd ps --all-waits postgres    who waits for whom, from any process`,

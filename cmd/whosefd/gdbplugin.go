@@ -131,7 +131,10 @@ func (a *app) pluginStatus(ctx context.Context) error {
 		if !g.Loaded {
 			code = max(code, exitFindings)
 		}
-		fmt.Fprintf(a.out, "%s (gdb %s) %s\n", report.Clean(g.Path), report.Clean(g.Version), report.Clean(says))
+		line := report.Clean(fmt.Sprintf("%s (gdb %s) %s", g.Path, g.Version, says))
+		if err := report.Prose(a.out, line, a.style(a.out)); err != nil {
+			return err
+		}
 	}
 	if code != exitNothing {
 		return exit{code: code}

@@ -166,7 +166,7 @@ func (a *app) run(ctx context.Context, args []string) int {
 		}
 		return e.code
 	default:
-		fmt.Fprintf(a.err, "whosefd: %s\n", report.Clean(misplaced(args, oneLine(err.Error()))))
+		a.say("%s", misplaced(args, oneLine(err.Error())))
 		return exitTrouble
 	}
 }
@@ -190,7 +190,7 @@ func oneLine(text string) string {
 // reportable prints an error that is a mistake of ours: a line that says so, and
 // what a report of it needs.
 func (a *app) reportable(err error, internal *tracer.InternalError) {
-	fmt.Fprintf(a.err, "whosefd: %s: this is a mistake in whosefd; please report it, with what follows\n", report.Clean(err.Error()))
+	a.say("%v: this is a mistake in whosefd; please report it, with what follows", err)
 	fmt.Fprintf(a.err, "%s, %s, %s\n", report.Clean(tool()), runtime.Version(), runtime.GOARCH)
 	for line := range strings.Lines(string(internal.Stack)) {
 		fmt.Fprintln(a.err, report.Clean(strings.ReplaceAll(strings.TrimSuffix(line, "\n"), "\t", "    ")))

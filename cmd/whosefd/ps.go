@@ -48,8 +48,7 @@ looked at.`,
 				return err
 			}
 			if len(rows) == 0 && format == "table" {
-				_, err := fmt.Fprintln(a.out, "No debugger is running here that this user may look at.")
-				return err
+				return report.Prose(a.out, "No debugger is running here that this user may look at.", a.style(a.out))
 			}
 			if err := a.paged(func(w io.Writer) error { return report.PS(w, rows, report.Format(format), a.style(w)) }); err != nil {
 				return err

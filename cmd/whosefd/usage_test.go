@@ -17,6 +17,7 @@ import (
 
 	"whosefd/analyze/report"
 	"whosefd/samples/scene"
+	"whosefd/tracer/procview"
 )
 
 // wrongUse is an input that is wrong, and what the message about it has.
@@ -328,6 +329,25 @@ func TestDoctor(t *testing.T) {
 	var list []report.CheckJSON
 	if err := json.Unmarshal([]byte(out), &list); err != nil || code != exitNothing || len(list) < 8 || list[0].Schema != report.DoctorSchema {
 		t.Errorf("exit code %d, %v\n%s", code, err, out)
+	}
+}
+
+// Help and errors fit a terminal of 80 columns.
+func TestHelpFits(t *testing.T) {
+	t.Parallel()
+	cases := [][]string{{"--help"}, {"ps", "--format", strings.Repeat("any format ", 9)}}
+	for _, c := range (&app{getenv: os.Getenv, view: procview.New("/proc")}).root().Commands() {
+		cases = append(cases, []string{"help", c.Name()})
+	}
+	for _, args := range cases {
+		o := startOnTerminal(t, nil, args...)
+		o.ends(t)
+		o.shows(t, "whosefd")
+		for line := range strings.SplitSeq(o.out.String(), "\n") {
+			if n := utf8.RuneCountInString(strings.TrimRight(line, "\r")); n > 80 {
+				t.Errorf("%q: %d columns: %s", args, n, line)
+			}
+		}
 	}
 }
 

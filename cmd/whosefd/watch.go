@@ -233,7 +233,8 @@ func (w *watch) say(n notice) {
 	w.found = w.found || n.Kind == "finding"
 	var err error
 	if w.verbose || n.Kind != "began" && n.Kind != "ended" {
-		_, err = fmt.Fprintf(w.text, "%s  %s: %s\n", n.Time.Format("15:04:05"), report.Clean(who), report.Clean(string(n.Text)))
+		line := fmt.Sprintf("%s  %s: %s", n.Time.Format("15:04:05"), report.Clean(who), report.Clean(string(n.Text)))
+		err = report.Prose(w.text, line, w.a.style(w.text))
 	}
 	if w.file != nil {
 		err = errors.Join(err, w.file.Encode(n))
