@@ -161,3 +161,28 @@ func golden(t *testing.T, name string, got []byte) {
 		t.Errorf("%s differs (-update rewrites it); got:\n%s", path, got)
 	}
 }
+
+// A signal that ends a debugger ends its read, too. That it hung stays true, and nothing
+// can be given back.
+func TestKilledWhileItHung(t *testing.T) {
+	hung := scenes()["trace-hang"]
+	end := &event.End{T: 9000000, Reason: "killed", Signal: "SIGKILL"}
+	interrupted := hung.with(end).change(func(ev event.Event) event.Event {
+		if c, ok := ev.(*event.Syscall); ok && c.Name == "read" {
+			return failed(readFrom(c.T, 16, ownPipe, 0), "ERESTARTSYS")
+		}
+		return ev
+	})
+	for name, s := range map[string]scene{"not seen to end": hung.with(end), "interrupted": interrupted} {
+		d := analyzed(s).Diagnosis()
+		if d.Verdict != "hang" || len(d.Findings) != 1 || !strings.Contains(string(d.Summary), "It was killed in this (SIGKILL).") {
+			t.Errorf("%s: %s: %s", name, d.Verdict, d.Summary)
+			continue
+		}
+		for _, r := range d.Findings[0].Remedies {
+			if r.Kind == "repair" || r.Kind == "release" {
+				t.Errorf("%s: %s", name, r.Command)
+			}
+		}
+	}
+}

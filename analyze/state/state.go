@@ -10,6 +10,7 @@ import (
 	"cmp"
 	"path"
 	"slices"
+	"strings"
 
 	"whosefd/tracer/decode"
 	"whosefd/tracer/event"
@@ -212,6 +213,13 @@ func (s *State) call(ev *event.Syscall) {
 		s.noteForeign(&ev.Counterpart[i].Target)
 	}
 	delete(s.Blocked, ev.TID) // it went on since
+	if strings.HasPrefix(ev.Errno, "ERESTART") {
+		// A signal interrupted it. What the program sees of that, if it lives, is another
+		// call, or EINTR.
+		c := *ev
+		c.Unfinished, c.Errno, c.Ret = true, "", event.Opt[int64]{}
+		ev = &c
+	}
 	if s.waits != nil {
 		s.waits, s.search = nil, nil
 	}

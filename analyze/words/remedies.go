@@ -42,7 +42,7 @@ var waitRules = []rules.Rule{rules.RuleSelfWait, rules.RuleStoppedInferior, rule
 var advices = []advice{
 	{
 		kind: "repair", effects: []rules.Effect{rules.Hang, rules.StolenInput},
-		when:    func(_ *speaker, f *rules.Finding) bool { return f.Repairable() == nil },
+		when:    func(s *speaker, f *rules.Finding) bool { return !s.Ended && f.Repairable() == nil },
 		command: func(s *speaker, f *rules.Finding) string { return fmt.Sprintf("whosefd repair %d", f.Opened.PID) },
 		text: func(s *speaker, f *rules.Finding) string {
 			return fmt.Sprintf("gives the session back now: puts %s behind descriptor %d, so that the read goes on with the right file.", f.Intended.Reachable, f.Opened.FD.Val)
@@ -50,7 +50,7 @@ var advices = []advice{
 	},
 	{
 		kind: "repair", effects: []rules.Effect{rules.Hang, rules.StolenInput},
-		when: func(s *speaker, f *rules.Finding) bool { return s.isCore(f.Owner) && f.Releasable() == nil },
+		when: func(s *speaker, f *rules.Finding) bool { return !s.Ended && s.isCore(f.Owner) && f.Releasable() == nil },
 		command: func(s *speaker, f *rules.Finding) string {
 			return fmt.Sprintf("whosefd repair --with FILE %d", f.Opened.PID)
 		},
@@ -60,7 +60,9 @@ var advices = []advice{
 	},
 	{
 		kind: "release", effects: []rules.Effect{rules.Hang, rules.StolenInput},
-		when: func(_ *speaker, f *rules.Finding) bool { return f.Repairable() != nil && f.Releasable() == nil },
+		when: func(s *speaker, f *rules.Finding) bool {
+			return !s.Ended && f.Repairable() != nil && f.Releasable() == nil
+		},
 		command: func(s *speaker, f *rules.Finding) string {
 			return fmt.Sprintf("whosefd repair --release %d", f.Opened.PID)
 		},
