@@ -320,7 +320,7 @@ func (s *snapshot) inferiors() (suspicious []string) {
 		before := len(s.events)
 		if s.inferior(&found[i], maps); s.ending(found[i].PID) {
 			// Its names lead nowhere any more.
-			found[i].LinkMapError, found[i].ExeResolves = "the process is just ending", nil
+			found[i].LinkMapError, found[i].ExeResolves = "the process has ended", nil
 			s.events = append(s.events[:before], &found[i])
 			continue
 		}
