@@ -254,6 +254,13 @@ func TestTimeline(t *testing.T) {
 	if got["opens it"] != 1 || got["hangs here"] != 1 || got["reads the name"] == 0 {
 		t.Errorf("%v", got)
 	}
+	// So does a read that a signal ended.
+	interrupted := c.Excerpt.Calls()
+	end := &interrupted[len(interrupted)-1].Call
+	end.Unfinished, end.Errno, end.Ret = false, "ERESTARTSYS", event.Some[int64](-1)
+	if moments = timeline(&c.Diagnosis.Findings[0], interrupted, false); moments[len(moments)-1].role != "hangs here" {
+		t.Errorf("%+v", moments)
+	}
 	// A name that was read in pieces, among other reads, long before.
 	f := &analyze.Finding{}
 	f.Name, f.Opened = "/proc/self/fd/4", rules.Opened{PID: 1, Target: event.Target{Dev: 1, Ino: 2}}
