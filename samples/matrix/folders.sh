@@ -1,8 +1,10 @@
 # What matrix.sh and ../kernels/kernels.sh have in common: folders with releases of
 # Debian, made by debootstrap. To be read into a shell in which `cache` is the folder
-# that keeps them, and `packages` what they have.
+# that keeps them.
 #   MATRIX_MIRROR  the archive to take packages from; by default apt's own
 # shellcheck shell=sh disable=SC2154
+
+packages='gdb gdbserver gcc g++ libc6-dev make strace python3 procps iproute2'
 
 # The archive that this machine's own packages come from.
 mirror() {

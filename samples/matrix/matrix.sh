@@ -16,7 +16,6 @@ cache=${MATRIX:-$root/bin/matrix}
 run=${MATRIX_RUN:-'^Test(Explain|Repair|Guard|Plugin|Causes|HealthySessions|Preflight|ShutOut)'}
 [ $# -gt 0 ] || set -- bookworm trixie sid
 [ "$(id -u)" -eq 0 ] || { echo "matrix: needs root" >&2; exit 2; }
-packages='gdb gdbserver gcc g++ libc6-dev make strace python3 procps'
 
 # shellcheck source=samples/matrix/folders.sh
 . samples/matrix/folders.sh
