@@ -74,7 +74,7 @@ func (l *machine) fill(m *Model) {
 	l.set(len(l.rows))
 	l.calls = nil
 	if m.record != nil {
-		l.calls = m.record.rows()
+		l.calls, _ = m.record.rows()
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/charmbracelet/x/ansi"
@@ -38,6 +39,8 @@ type page struct {
 	shown [2][]string // a text, without and with its looks
 
 	calls  []tables.CallRow
+	number []int64 // of each call, in its trace
+	at     int64   // that of the cursor's
 	marked bool // only suspicious calls
 	filter string
 }
@@ -156,17 +159,20 @@ func (p *page) fillCalls(m *Model) {
 		p.lines(m, func(w io.Writer, st report.Style) error { return report.Prose(w, untraced, st) })
 		return
 	}
-	all := rec.rows()
-	p.calls = all[:0:0]
+	l := p.pane()
+	if l.cursor < len(p.number) {
+		p.at = p.number[l.cursor]
+	}
+	all, cut := rec.rows()
+	p.calls, p.number = all[:0:0], p.number[:0]
 	for i := range all {
 		r := &all[i]
 		if p.marked && r.Mark == (rules.Mark{}) ||
 			p.filter != "" && !strings.Contains(strings.ToLower(report.Row(&r.Call, r.Mark)), strings.ToLower(p.filter)) {
 			continue
 		}
-		p.calls = append(p.calls, *r)
+		p.calls, p.number = append(p.calls, *r), append(p.number, cut+int64(i))
 	}
-	l := p.pane()
 	l.draw = nil
 	l.fit = func(i, columns int) string { return report.Fit(&p.calls[i].Call, p.calls[i].Mark, columns) }
 	l.text = func(i int) string { return report.Row(&p.calls[i].Call, p.calls[i].Mark) }
@@ -175,6 +181,10 @@ func (p *page) fillCalls(m *Model) {
 			return report.LookFaint
 		}
 		return report.LookOf(p.calls[i].Mark)
+	}
+	if !l.end { // the cursor stays on its call, at its place of the screen
+		at, _ := slices.BinarySearch(p.number, p.at)
+		l.cursor, l.top = at, at-(l.cursor-l.top)
 	}
 	l.set(len(p.calls))
 }

@@ -39,18 +39,18 @@ type Source struct {
 }
 
 // rows are the calls that are kept, each with its mark: what is suspicious about one
-// may have come out later.
-func (r *Record) rows() []tables.CallRow {
+// may have come out later. Before them, cut older ones are not kept any more.
+func (r *Record) rows() (rows []tables.CallRow, cut int64) {
 	r.Lock()
 	defer r.Unlock()
-	rows, _ := r.Tables.Calls()
+	rows, cut = r.Tables.Calls()
 	found := r.Diagnose().Findings
 	for i := range rows {
 		if rows[i].Mark == (rules.Mark{}) && len(found) > 0 {
 			rows[i].Mark = words.MarkOf(&rows[i].Call, found)
 		}
 	}
-	return rows
+	return rows, cut
 }
 
 // Debugger is one of them at one look.

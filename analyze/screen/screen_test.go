@@ -373,6 +373,52 @@ func TestLastPage(t *testing.T) {
 	}
 }
 
+// Who reads a call keeps it, at its place, though older ones are dropped and others left out.
+func TestCallStaysAsOthersAreDropped(t *testing.T) {
+	an := analyze.New()
+	rec := &Record{Tables: an.Tables(analyze.Filter{Rows: 40}), Diagnose: an.Diagnosis, Over: true}
+	n := 0
+	more := func(calls int) {
+		for range calls {
+			ev := &event.Syscall{T: event.Micros(n), PID: 7, TID: 7, Name: "openat", Path: event.Text(fmt.Sprintf("/file%d.", n)), Errno: "ENOENT"}
+			rec.Tables.Add(ev, map[bool]rules.Mark{true: {Rule: rules.RuleSelfFD, Effect: rules.WrongFile}}[n%3 == 0])
+			n++
+		}
+	}
+	more(60)
+	m := New(Source{Record: rec, Name: "x"})
+	press(m, "3")
+	m.Update(tea.WindowSizeMsg{Width: 80, Height: 8})
+	press(m, "home")
+	show(m)
+	press(m, "pgdown", "pgdown", "up")
+	line := func() int {
+		for i, l := range m.lines() {
+			if strings.HasPrefix(l, ">") && strings.Contains(l, "/file27.") {
+				return i
+			}
+		}
+		return -1
+	}
+	was := line()
+	if was < 0 {
+		t.Fatal(show(m))
+	}
+	more(2)
+	if m.refill(); line() != was {
+		t.Errorf("not in line %d after more calls:\n%s", was, show(m))
+	}
+	press(m, "!")
+	press(m, "!")
+	if line() < 0 {
+		t.Errorf("lost by leaving out others:\n%s", show(m))
+	}
+	more(10)
+	if m.refill(); !strings.Contains(m.lines()[2], ">") || !strings.Contains(m.lines()[2], "/file32.") || m.page.pane().cursor != 0 {
+		t.Errorf("not on the oldest of those that are kept:\n%s", show(m))
+	}
+}
+
 // On a small screen a call's mark, the way back and what is to be read stay.
 func TestSmallScreen(t *testing.T) {
 	m := New(Source{Record: scene(t, "trace-wrong-file"), Name: "x"})

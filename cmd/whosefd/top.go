@@ -73,6 +73,9 @@ and descriptors to scroll and search in.`,
 // scrolled is how many calls of a recording can be scrolled in, the newest.
 const scrolled = 100_000
 
+// followedCalls is how many calls of a trace can be scrolled in, the newest.
+const followedCalls = 10_000
+
 // scroll shows a recording.
 func (a *app) scroll(ctx context.Context, s screen.Source, files []string) error {
 	an := analyze.New()
@@ -95,7 +98,7 @@ func (a *app) scroll(ctx context.Context, s screen.Source, files []string) error
 func (a *app) following(ctx context.Context, pid event.PID) *screen.Record {
 	ctx, cancel := context.WithCancel(ctx)
 	an := analyze.New()
-	r := &screen.Record{Tables: an.Tables(analyze.Filter{}), Diagnose: an.Diagnosis}
+	r := &screen.Record{Tables: an.Tables(analyze.Filter{Rows: followedCalls}), Diagnose: an.Diagnosis}
 	o := tracer.TraceOptions{View: a.view, Tool: tool(), PID: pid, Engine: tracer.EnginePtrace, Emit: func(ev event.Event) error {
 		r.Lock()
 		defer r.Unlock()
