@@ -207,20 +207,22 @@ func (l *machine) view(m *Model) (title string, lines []string, keys string) {
 			hangs++
 		}
 	}
-	title = fmt.Sprintf("whosefd top  %s  debuggers: %d  hang: %d", m.at.Format("15:04:05"), len(m.seen), hangs)
+	title, brief := fmt.Sprintf("whosefd top  %s  debuggers: %d  hang: %d", m.at.Format("15:04:05"), len(m.seen), hangs), fmt.Sprintf("hang: %d of %d", hangs, len(m.seen))
 	if m.looks == 0 {
-		title = "whosefd top  looking…"
+		title, brief = "whosefd top  looking…", "looking…"
 	}
+	more := ""
 	if m.paused {
-		title += "  PAUSED"
+		more += "  PAUSED"
 	}
 	if l.filter != "" {
-		title += "  only: " + l.filter
+		more += "  only: " + l.filter
 	}
-	title += m.trace()
+	more += m.trace()
 	if m.failed != nil {
-		title += "  " + report.Clean(m.failed.Error())
+		more += "  " + report.Clean(m.failed.Error())
 	}
+	title = fitting(m.width-1, title+more, brief+more)
 	st := m.Style
 	what := "WHAT IT DOES"
 	if n := len(l.rows); n > l.pane.height && l.pane.height > 0 {

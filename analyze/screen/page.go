@@ -41,7 +41,7 @@ type page struct {
 	calls  []tables.CallRow
 	number []int64 // of each call, in its trace
 	at     int64   // that of the cursor's
-	marked bool // only suspicious calls
+	marked bool    // only suspicious calls
 	filter string
 }
 
@@ -211,15 +211,17 @@ func (p *page) view(m *Model) (title string, lines []string, keys string) {
 	room := m.height - 2
 	if p.tabs() != nil {
 		room--
-		var tabs []string
+		var tabs, numbers []string
 		for i, name := range p.tabs() {
 			name = fmt.Sprintf("%d %s", i+1, name)
+			number := name[:1]
 			if i == p.tab {
 				name = "[" + name + "]"
+				number = name
 			}
-			tabs = append(tabs, name)
+			tabs, numbers = append(tabs, name), append(numbers, number)
 		}
-		head := strings.Join(tabs, "  ")
+		head := ""
 		if p.tab == tabCalls && (p.marked || p.filter != "") {
 			head += "  only:"
 			if p.marked {
@@ -227,10 +229,10 @@ func (p *page) view(m *Model) (title string, lines []string, keys string) {
 			}
 			head += " " + p.filter
 		}
-		if l := p.pane(); l.n > room-1 {
+		if l := p.pane(); l.n > room {
 			head += fmt.Sprintf("  %d/%d", l.cursor+1, l.n)
 		}
-		lines = append(lines, m.Style.Line(report.LookHead, " "+head, m.width))
+		lines = append(lines, m.Style.Line(report.LookHead, " "+fitting(m.width-1, strings.Join(tabs, "  ")+head, strings.Join(numbers, " ")+head, numbers[p.tab]+head), m.width))
 		keys = leave + "  ? help  Tab next  / search"
 		if p.tab == tabCalls {
 			keys += "  Enter call  ! marked  \\ filter"

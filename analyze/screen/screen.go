@@ -516,8 +516,26 @@ func (m *Model) lines() []string {
 		keys = m.note
 	case m.stopping:
 		keys = "ending the trace…"
+	default:
+		for i := strings.LastIndex(keys, "  "); i > 0 && report.Wide(keys) > m.width-2; i = strings.LastIndex(keys, "  ") {
+			keys = keys[:i] // whole keys, the first of them
+		}
 	}
-	return append(lines, m.Style.Line(report.LookFaint, " "+keys, m.width-1))
+	bottom := report.Wrap(keys, m.width-2) // a question is to be read to its end
+	bottom = bottom[max(0, len(bottom)-m.height/2):]
+	lines = lines[:m.height-len(bottom)]
+	for _, l := range bottom {
+		lines = append(lines, m.Style.Line(report.LookFaint, " "+l, m.width-1))
+	}
+	return lines
+}
+
+// fitting is the first of the texts that fits in n columns, or the last.
+func fitting(n int, texts ...string) string {
+	for len(texts) > 1 && report.Wide(texts[0]) > n {
+		texts = texts[1:]
+	}
+	return texts[0]
 }
 
 // trace says in the title what is followed.

@@ -373,6 +373,26 @@ func TestLastPage(t *testing.T) {
 	}
 }
 
+// At 30 columns titles, tabs, keys and questions are shortened or broken, and say what matters.
+func TestNarrowScreen(t *testing.T) {
+	m := New(Source{Record: scene(t, "trace-wrong-file"), Name: "x"})
+	m.Update(tea.WindowSizeMsg{Width: 30, Height: 7})
+	press(m, "3", "home")
+	if l := m.lines(); !strings.Contains(l[1], fmt.Sprintf("1 2 [3 calls] 4 5  1/%d", m.page.pane().n)) || strings.TrimSpace(l[6]) != "q quit  ? help  Tab next" {
+		t.Errorf("tabs, position or keys are cut:\n%s", show(m))
+	}
+	live := machineOf(t, "hang", "prompt")
+	live.Update(tea.WindowSizeMsg{Width: 30, Height: 8})
+	if l := live.lines(); !strings.Contains(l[0], "hang: 1 of 2") || strings.Contains(l[7], "…") || !strings.Contains(l[7], "q quit  ? help") {
+		t.Errorf("title or keys are cut:\n%s", show(live))
+	}
+	press(live, "t")
+	if s := strings.Join(strings.Fields(show(live)), " "); !strings.Contains(s, "Attach to pid 2158, and stop it for a moment at each call? [y/N]") {
+		t.Errorf("the question is cut:\n%s", show(live))
+	}
+	fits(t, live)
+}
+
 // Who reads a call keeps it, at its place, though older ones are dropped and others left out.
 func TestCallStaysAsOthersAreDropped(t *testing.T) {
 	an := analyze.New()
