@@ -68,7 +68,7 @@ machine() {
 # kvm_works RELEASE: also where /dev/kvm is there a machine may not come as far as its first process.
 kvm_works() {
 	[ -w /dev/kvm ] || return 1
-	machine "$1" kvm 60 "$work/tests" "$work/kvm" /whosefd/bin/whosefd -- --version || :
+	machine "$1" kvm 60 "$work/tests" "$work/kvm" /whosefd/bin/whosefd -- --version 2>/dev/null || :
 	grep -q '^whosefd version' "$work/kvm"
 }
 
