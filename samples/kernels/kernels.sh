@@ -85,7 +85,7 @@ result() {
 	elif [ "$said" = ok ] && ! grep -q -- '--- PASS: .*/ebpf' "$1"; then
 		echo "no test of eBPF ran"
 	else
-		echo "${said:-the machine ended before its tests, at: $(tail -n 1 "$1")}"
+		echo "${said:-the machine ended before its tests had: $(tail -n 1 "$1.qemu"), at: $(tail -n 1 "$1")}"
 	fi
 }
 
