@@ -93,28 +93,6 @@ func checksText(w io.Writer, checks []Check, st Style) error {
 	return err
 }
 
-// Hang writes clean lines behind what is first in each, broken at the width.
-func Hang(w io.Writer, first, text string, st Style) error {
-	p := &page{st: st}
-	for line := range strings.SplitSeq(text, "\n") {
-		p.hang(first, strings.Repeat(" ", width(first)), line)
-	}
-	_, err := p.buf.WriteTo(w)
-	return err
-}
-
-// Prose writes clean lines, broken at the width; what is broken off stands below the
-// line's first word, behind a number or time.
-func Prose(w io.Writer, text string, st Style) error {
-	p := &page{st: st}
-	for line := range strings.SplitSeq(strings.TrimSuffix(text, "\n"), "\n") {
-		first := line[:len(line)-len(strings.TrimLeft(line, " 0123456789.:"))]
-		p.hang(first, strings.Repeat(" ", len(first)), line[len(first):])
-	}
-	_, err := p.buf.WriteTo(w)
-	return err
-}
-
 func (c *Check) state() string {
 	switch {
 	case c.OK:

@@ -157,7 +157,7 @@ func readsOf(rows []*tables.ExcerptRow, at int, roles map[int]string) (last int)
 		case row.Class == decode.ClassRead && c.Unfinished:
 			roles[i], last = "hangs here", i
 			return last
-		case row.Class == decode.ClassRead && strings.HasPrefix(c.Errno, "ERESTART"): // a signal ended it
+		case row.Class == decode.ClassRead && decode.RestartsNamed(c.Errno): // a signal ended it
 			roles[i], last = "hangs here", i
 		case row.Class == decode.ClassRead && i < at+timelineSearch:
 			if last == at {

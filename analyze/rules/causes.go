@@ -65,6 +65,12 @@ func nameOf(s *state.State, name event.Text, lm *event.LinkMap) (n decode.Name, 
 	return decode.ClassifyName(string(name)), ""
 }
 
+// kind is what kind of name a suspect's is to the debugger.
+func (v *view) kind(s *suspect) decode.Name {
+	n, _ := nameOf(v.State, s.name, s.meant.lm)
+	return n
+}
+
 // ofProcess says whether the name has the number of a process.
 func (c *compared) ofProcess() bool {
 	return c.name.Kind == decode.PIDFD || c.name.Kind == decode.PIDPath

@@ -55,7 +55,7 @@ func (v *view) intendedFile(s *suspect) *Intended {
 		return nil
 	}
 	in := &Intended{PID: s.meant.pid, Target: s.meant.target()}
-	if n, _ := nameOf(v.State, s.name, s.meant.lm); n.Kind == decode.SelfFD || n.Kind == decode.PIDFD {
+	if n := v.kind(s); n.Kind == decode.SelfFD || n.Kind == decode.PIDFD {
 		there := s.meant.hint
 		if d := v.Descriptor(s.meant.pid, n.FD); d != nil && (there == nil || there.Error != "") { // or its first thread has ended
 			there = &d.Target
@@ -175,7 +175,7 @@ func (v *view) factsOfIntent(s *suspect, f *Finding) (facts []Fact) {
 		return facts
 	}
 	fact := Mapped{PID: in.PID, File: in.Target, Start: lm.MapStart, End: lm.MapEnd, Reachable: in.Reachable}
-	if n, _ := nameOf(v.State, s.name, s.meant.lm); (n.Kind == decode.SelfFD || n.Kind == decode.PIDFD) && !in.FD.Known && hint != nil {
+	if n := v.kind(s); (n.Kind == decode.SelfFD || n.Kind == decode.PIDFD) && !in.FD.Known && hint != nil {
 		fact.ClosedFD, fact.Reused = event.Some(n.FD), hint.Error == ""
 	}
 	facts = append(facts, fact)

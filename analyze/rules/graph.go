@@ -94,9 +94,9 @@ func tracerOnly(w *event.Wait) bool {
 	})
 }
 
-// reads gives the one who reads from a terminal, of those who could end a wait and of the children that
+// atTerminal gives the one who reads from a terminal, of those who could end a wait and of the children that
 // these wait for.
-func (g *graph) reads(w *event.Wait) *event.Wait {
+func (g *graph) atTerminal(w *event.Wait) *event.Wait {
 	seen := []*event.Wait{w}
 	for i := 0; i < len(seen); i++ {
 		for _, on := range seen[i].On {

@@ -210,14 +210,16 @@ func forecast(t event.Target, different Confidence) Confidence {
 // others is what other debuggers than gdb would suffer, of those with which such names
 // were tried.
 func others(rule Rule, n decode.Name, here event.Target) (all []Other) {
+	if n.TID != 0 {
+		return nil // none was tried with another thread's descriptor
+	}
 	for i := range decode.Debuggers {
 		d := &decode.Debuggers[i]
 		switch {
 		case rule == RuleSelfFD && d.Tried == decode.TriedAll:
-			if _, effect, sure := ownFD(d, n.FD); n.TID == 0 {
-				all = append(all, Other{d.Name, effect, sure})
-			}
-		case rule == RuleSelfFD && d.Tried == decode.TriedDescriptors && n.FD > 2 && n.TID == 0:
+			_, effect, sure := ownFD(d, n.FD)
+			all = append(all, Other{d.Name, effect, sure})
+		case rule == RuleSelfFD && d.Tried == decode.TriedDescriptors && n.FD > 2:
 			all = append(all, Other{d.Name, Failed, Possible})
 		case (rule == RuleRelative || rule == RuleReplacedFile) && d.Tried == decode.TriedAll && here.Error == "ENOENT":
 			all = append(all, Other{d.Name, Failed, Likely})

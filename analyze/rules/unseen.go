@@ -160,7 +160,7 @@ func (v *view) byEntering(s *suspect) bool {
 	if inf == nil || d == nil || !d.Enters || !otherNamespace(&v.Debugger, &inf.Process, "mnt") {
 		return false
 	}
-	switch n, _ := nameOf(v.State, s.name, s.meant.lm); n.Kind {
+	switch n := v.kind(s); n.Kind {
 	case decode.Relative:
 		return false
 	case decode.SelfFD, decode.SelfLink:
@@ -209,7 +209,7 @@ func (v *view) reads(b *event.Blocked, s suspect) (Confidence, bool) {
 	if !isRead(b.Syscall) || b.Target == nil || !b.FD.Known || !b.Target.Same(s.opened) {
 		return "", false
 	}
-	if n, _ := nameOf(v.State, s.name, s.meant.lm); n.Kind == decode.SelfFD && n.FD == b.FD.Val {
+	if n := v.kind(&s); n.Kind == decode.SelfFD && n.FD == b.FD.Val {
 		return "", false // the descriptor that the name means, not one made by opening it
 	}
 	named := v.frames(b.TID, s.name) != nil
@@ -358,7 +358,7 @@ func (v *view) readers(pid event.PID, of event.Target) []event.FD {
 // beside the one that the name itself means. Of a pipe it has one without
 // having opened any name; a file that would hang it is not only held.
 func (v *view) holdsWrong(s suspect) (event.FD, bool) {
-	n, _ := nameOf(v.State, s.name, s.meant.lm)
+	n := v.kind(&s)
 	fds := v.readers(v.Debugger.PID, s.opened)
 	switch effect := expectedIn(decode.DebuggerOf(&v.Debugger), s.opened); {
 	case effect == WrongFile:

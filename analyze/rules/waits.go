@@ -64,8 +64,8 @@ type Wait struct {
 	Background bool             `json:"-"`
 	// Server is the debugger's own, by which it waits for its Inferior.
 	Server, Inferior *event.Ender `json:"-"`
-	// Reads is the one who could end it, or a child that that one waits for, and reads from a terminal.
-	Reads *event.Wait `json:"-"`
+	// AtTerminal is the one who reads from a terminal, of those who could end it and the children that they wait for.
+	AtTerminal *event.Wait `json:"-"`
 	// Debuginfod: the thread is in libdebuginfod, by its backtrace.
 	Debuginfod bool `json:"-"`
 }
@@ -154,7 +154,7 @@ func (v *view) assess(g *graph, w *event.Wait) *Wait {
 	}
 	switch j.For {
 	case ForChild, ForInferior, ForReader, ForWriter:
-		j.Reads = g.reads(w)
+		j.AtTerminal = g.atTerminal(w)
 	}
 	j.Debuginfod = slices.ContainsFunc(v.Stacks[w.TID].Frames, func(f event.Frame) bool {
 		return strings.Contains(string(f.Module), "libdebuginfod") || strings.HasPrefix(f.Function, "debuginfod_")

@@ -10,7 +10,6 @@ import (
 	"cmp"
 	"path"
 	"slices"
-	"strings"
 
 	"whosefd/tracer/decode"
 	"whosefd/tracer/event"
@@ -213,7 +212,7 @@ func (s *State) call(ev *event.Syscall) {
 		s.noteForeign(&ev.Counterpart[i].Target)
 	}
 	delete(s.Blocked, ev.TID) // it went on since
-	if strings.HasPrefix(ev.Errno, "ERESTART") {
+	if decode.RestartsNamed(ev.Errno) {
 		// A signal interrupted it. What the program sees of that, if it lives, is another
 		// call, or EINTR.
 		c := *ev
@@ -261,13 +260,11 @@ func (s *State) call(ev *event.Syscall) {
 // becomes takes that the debugger runs another program now (execve(2)), as a script
 // does that ends with exec gdb.
 func (s *State) becomes(program string) {
-	comm := path.Base(program)
-	comm = comm[:min(len(comm), 15)] // TASK_COMM_LEN of linux/sched.h, less the NUL
-	d := &s.Debugger
-	if d.Comm == event.Text(comm) {
+	comm, d := decode.Comm(program), &s.Debugger
+	if d.Comm == comm {
 		return // as the session said it, or anew
 	}
-	d.Comm, d.Exe, d.Cmdline, d.SIGINT = event.Text(comm), "", nil, ""
+	d.Comm, d.Exe, d.Cmdline, d.SIGINT = comm, "", nil, ""
 	if path.IsAbs(program) {
 		d.Exe = event.Text(program)
 	}

@@ -1,7 +1,6 @@
 package straceio
 
 import (
-	"path"
 	"slices"
 	"strings"
 
@@ -246,8 +245,7 @@ func (p *parser) tell(s *event.Session) {
 func describe(p *process, cwd event.Text) *event.Process {
 	d := &event.Process{PID: p.pid, Cwd: cwd, Exe: p.exe}
 	if p.exe != "" {
-		comm := path.Base(string(p.exe))
-		d.Comm = event.Text(comm[:min(len(comm), 15)]) // TASK_COMM_LEN of linux/sched.h, less the NUL
+		d.Comm = decode.Comm(string(p.exe))
 		d.Cmdline = argv(p.argv)
 	}
 	return d

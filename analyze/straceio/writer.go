@@ -173,7 +173,7 @@ func resultText(row *decode.Call, ev *event.Syscall) string {
 	switch {
 	case ev.Errno != "":
 		text := cmp.Or(messages[ev.Errno], ev.Errno)
-		if strings.HasPrefix(ev.Errno, "ERESTART") { // the program does not see it
+		if decode.RestartsNamed(ev.Errno) { // the program does not see it
 			return "? " + ev.Errno + " (" + text + ")"
 		}
 		return "-1 " + ev.Errno + " (" + text + ")"

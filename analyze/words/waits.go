@@ -477,7 +477,7 @@ func (s *speaker) ends(j *rules.Wait) string {
 		switch {
 		case next != nil && next.State == "D": // TASK_UNINTERRUPTIBLE: it takes no signal and no stop
 			return say("When %s gets what it waits for itself: until then it cannot be stopped, and Ctrl-C does not help.", process(next.Comm, next.PID))
-		case j.Reads != nil:
+		case j.AtTerminal != nil:
 			return "The program waits for input at the terminal." + that(interrupt, " Or %s, which stops it.")
 		}
 		return "When the program stops or ends" + that(interrupt, "; %s stops it") + "."
@@ -486,12 +486,12 @@ func (s *speaker) ends(j *rules.Wait) string {
 			return "The end of that command; if the program runs by it, Ctrl-C stops that."
 		}
 	case rules.ForChild:
-		if j.Reads != nil {
+		if j.AtTerminal != nil {
 			who := "It"
-			if j.Reads.PID != only.PID { // a shell's command, say
-				who = process(j.Reads.Comm, j.Reads.PID)
+			if j.AtTerminal.PID != only.PID { // a shell's command, say
+				who = process(j.AtTerminal.Comm, j.AtTerminal.PID)
 			}
-			return say("%s waits for input at the terminal. Or Ctrl-C, or kill %d.", who, j.Reads.PID)
+			return say("%s waits for input at the terminal. Or Ctrl-C, or kill %d.", who, j.AtTerminal.PID)
 		}
 		if only.PID > 0 {
 			return say("The end of that process: Ctrl-C reaches it at the same terminal; else kill %d.", only.PID)
@@ -521,8 +521,8 @@ func (s *speaker) ends(j *rules.Wait) string {
 		if on.Target != nil && strings.Contains(string(on.Target.Link), "notify") { // inotify(7), fanotify(7)
 			return "A change of a file or folder that it watches."
 		}
-		if j.Reads != nil {
-			return say("%s waits for input at the terminal.", process(j.Reads.Comm, j.Reads.PID))
+		if j.AtTerminal != nil {
+			return say("%s waits for input at the terminal.", process(j.AtTerminal.Comm, j.AtTerminal.PID))
 		}
 		if only.PID > 0 && only.PID != j.PID {
 			return say("When %s does its part, or ends.", process(only.Comm, only.PID))

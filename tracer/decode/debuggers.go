@@ -134,6 +134,13 @@ func DebuggerOf(p *event.Process) *Debugger {
 	return DebuggerNamed(string(p.Comm))
 }
 
+// Comm is the comm of a process after it has begun to run a program (proc_pid_comm(5)).
+func Comm(program string) event.Text {
+	const longest = 15 // TASK_COMM_LEN of linux/sched.h, less the NUL
+	base := path.Base(program)
+	return event.Text(base[:min(len(base), longest)])
+}
+
 // DebuggerNamed gives the debugger of an executable, by its path or last part, or of a comm
 // (proc_pid_comm(5), at most 15 bytes). The name may end in a version, and begin
 // with the architecture that it is for: lldb-server-14.0.6, arm-none-eabi-gdb,

@@ -367,6 +367,15 @@ func Restarts(errno int) bool {
 	return false
 }
 
+// RestartsNamed is [Restarts] by the error's name.
+func RestartsNamed(errno string) bool {
+	switch errno {
+	case "ERESTARTSYS", "ERESTARTNOINTR", "ERESTARTNOHAND", "ERESTART_RESTARTBLOCK":
+		return true
+	}
+	return false
+}
+
 // Errno is the name of an error number, such as "ENOENT" for 2; "" for 0 and
 // for a number without a name.
 func Errno(e int) string {

@@ -78,7 +78,7 @@ func Load(calls *decode.Table, o Options) (*Engine, error) {
 	return e, nil
 }
 
-func load(calls *decode.Table, o Options) (loaded *Engine, err error) {
+func load(calls *decode.Table, o Options) (_ *Engine, err error) {
 	spec, err := ebpf.LoadCollectionSpecFromReader(bytes.NewReader(object))
 	if err != nil {
 		return nil, fmt.Errorf("read the programs: %w", err)

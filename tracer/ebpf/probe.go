@@ -105,7 +105,8 @@ func (m *machine) ourPIDs() error {
 func explain(err error) error {
 	// The library's own probes take EMFILE for something that the kernel lacks.
 	var files unix.Rlimit
-	if rerr := unix.Getrlimit(unix.RLIMIT_NOFILE, &files); errors.Is(err, unix.EMFILE) || rerr == nil && files.Cur < enoughFiles {
+	few := unix.Getrlimit(unix.RLIMIT_NOFILE, &files) == nil && files.Cur < enoughFiles
+	if errors.Is(err, unix.EMFILE) || few && !errors.Is(err, unix.EPERM) {
 		return &Unsupported{Missing: "this process may not open as many files as the programs need (ulimit -Hn)", Err: err}
 	}
 	if missing := Probe(); missing != nil {
