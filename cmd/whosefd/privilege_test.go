@@ -168,9 +168,9 @@ func TestPlaces(t *testing.T) {
 				r := startWhosefd(t, "guard", "-v", "-p", strconv.Itoa(gdb.PID))
 				gdb.Expect(stopAtFoo)
 				noTrouble(t, gdb)
-				if to := fmt.Sprintf("/proc/%d/fd/4", innerPID(t, inferior)); !strings.Contains(r.stderr.String(), to) {
-					t.Errorf("no call was led to %s: %s", to, r.stderr.String())
-				}
+				// It is told when gdb has gone on.
+				to := fmt.Sprintf("/proc/%d/fd/4", innerPID(t, inferior))
+				eventually(t, "a call was led to "+to, func() bool { return strings.Contains(r.stderr.String(), to) })
 				return
 			}
 			look := looks["inside"]
