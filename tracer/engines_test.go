@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -306,6 +307,40 @@ int main(int argc, char **argv) {
 				t.Errorf("seen: %v", counts)
 			}
 		})
+	}
+}
+
+// A program that does nothing but calls makes more of them than can be read of, in
+// much more than the buffer has room for. It is held back, and none is lost.
+func TestFlood(t *testing.T) {
+	scene.Require(t, "ptrace")
+	requireEBPF(t)
+	const calls = 200_000
+	bin := compile(t, `
+#include <fcntl.h>
+#include <stdlib.h>
+#include <unistd.h>
+int main(int argc, char **argv) {
+	char b;
+	int fd = open("/dev/zero", O_RDONLY);
+	for (int i = 0; i < atoi(argv[1]); i++) if (read(fd, &b, 1) != 1) return 1;
+	return 0;
+}`)
+	reads := 0
+	out, err := Trace(t.Context(), TraceOptions{Engine: EngineEBPF, View: procview.New("/proc"), Path: bin, Argv: []string{bin, strconv.Itoa(calls)}, Env: os.Environ(),
+		Emit: func(ev event.Event) error {
+			switch ev := ev.(type) {
+			case *event.Lost:
+				t.Errorf("lost: %d: %s", ev.Count, ev.Reason)
+			case *event.Syscall:
+				if ev.Name == "read" {
+					reads++
+				}
+			}
+			return nil
+		}})
+	if err != nil || out.Code != 0 || reads < calls {
+		t.Errorf("%+v, %v: %d reads seen", out, err, reads)
 	}
 }
 

@@ -89,10 +89,7 @@ func load(calls *decode.Table, o Options) (_ *Engine, err error) {
 	if err := spec.Variables["quiet"].Set(quietRequests); err != nil {
 		return nil, fmt.Errorf("the requests of ptrace(2): %w", err)
 	}
-	if err := spec.Variables["wakeup_bytes"].Set(o.Ring / 16); err != nil {
-		return nil, fmt.Errorf("the room for records: %w", err)
-	}
-	if err := spec.Variables["half"].Set(o.Ring / 2); err != nil {
+	if err := spec.Variables["room"].Set(o.Ring); err != nil {
 		return nil, fmt.Errorf("the room for records: %w", err)
 	}
 	spec.Maps["records"].MaxEntries = o.Ring

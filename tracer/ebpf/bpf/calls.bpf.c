@@ -213,8 +213,7 @@ struct {
 /* Signals that the guard may send, the best first; 0: none. */
 #define SIGNALS 4
 volatile const __u32 signals[SIGNALS] = {};
-volatile const __u32 wakeup_bytes = 1 << 20;
-volatile const __u32 half = 8 << 20; /* of the buffer, bytes */
+volatile const __u32 room = 16 << 20; /* in the buffer for records, bytes */
 /* Requests of ptrace(2) that let nobody run, as sets of bits: those from 0 on, and those from PTRACE_SETOPTIONS on. */
 volatile const __u64 quiet[2] = {};
 #define FIRST_OPTION 0x4200 /* PTRACE_SETOPTIONS, linux/ptrace.h */
@@ -854,6 +853,24 @@ static __always_inline void note_whose(struct record *r, struct call_row *row, s
 		w->recent = nr;
 }
 
+static long until(__u64 i, __u64 *end)
+{
+	return bpf_ktime_get_ns() >= *end;
+}
+
+/* Makes a thread wait behind its call, the longer the fuller the buffer is: 33 us when it is half full,
+ * at most some 80. Else a thread that does nothing but calls is faster than who reads of them, and
+ * records are lost. */
+static __always_inline void slow_down(__u64 used)
+{
+	__u64 end;
+
+	if (used <= room / 4)
+		return;
+	end = bpf_ktime_get_ns() + (used - room / 4) * 131072 / room;
+	bpf_loop(4096, until, &end, 0);
+}
+
 static __always_inline void finish(struct record *r, struct call_row *row, struct watch *w)
 {
 	__u32 at, how = w->how;
@@ -887,7 +904,7 @@ static __always_inline void finish(struct record *r, struct call_row *row, struc
 		if (!(how & WATCH_RECORD) || is_led(r))
 			return;
 	}
-	if ((row->flags & SPARED) && bpf_ringbuf_query(&records, BPF_RB_AVAIL_DATA) > half) {
+	if ((row->flags & SPARED) && bpf_ringbuf_query(&records, BPF_RB_AVAIL_DATA) > room / 2) {
 		add(COUNT_SPARED);
 		return;
 	}
@@ -936,7 +953,7 @@ static __always_inline void finish(struct record *r, struct call_row *row, struc
 	BOUNDED(at, TAIL_MAX - 1);
 	/* Each wake-up costs an interrupt: one as the buffer begins to fill, the next when it has been read. */
 	__u64 before = bpf_ringbuf_query(&records, BPF_RB_AVAIL_DATA);
-	if ((how & WATCH_NAMES) || (before < wakeup_bytes && before + at + sizeof(struct record) - TAIL_MAX >= wakeup_bytes))
+	if ((how & WATCH_NAMES) || (before < room / 16 && before + at + sizeof(struct record) - TAIL_MAX >= room / 16))
 		wake = BPF_RB_FORCE_WAKEUP;
 	if (bpf_ringbuf_output(&records, r, __builtin_offsetof(struct record, tail) + at, wake)) {
 		add(COUNT_LOST);
@@ -945,6 +962,7 @@ static __always_inline void finish(struct record *r, struct call_row *row, struc
 		if (made)
 			bpf_map_delete_elem(&known, &made);
 	}
+	slow_down(before);
 }
 
 static __always_inline struct record *entry_unseen(struct task_struct *t, struct pt_regs *regs, __u64 id)
