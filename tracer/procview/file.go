@@ -18,8 +18,8 @@ func (v *View) resolveFD(pid event.PID, tid event.TID, name string) (event.Targe
 		path    *os.File // closed by the garbage collector where it comes too late
 		through string
 	}
-	r, err := Within(patience, func() (result, error) {
-		w := walk{v: v, pid: pid, tid: tid, root: -1, at: -1}
+	look := func(cached bool) (result, error) {
+		w := walk{v: v, pid: pid, tid: tid, root: -1, at: -1, cached: cached}
 		defer w.close()
 		t, err := w.resolve(name)
 		if err != nil {
@@ -28,7 +28,11 @@ func (v *View) resolveFD(pid event.PID, tid event.TID, name string) (event.Targe
 		fd := w.at
 		w.at = -1
 		return result{t, os.NewFile(uintptr(fd), name), w.through}, nil
-	})
+	}
+	r, err := look(true) // what waits for nobody needs no thread of its own
+	if errors.Is(err, errNotCached) {
+		r, err = Within(patience, func() (result, error) { return look(false) })
+	}
 	if err != nil {
 		return event.Target{Kind: event.Unknown, Error: errnoName(err)}, nil, r.through
 	}

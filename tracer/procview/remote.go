@@ -250,17 +250,22 @@ func (v *View) isProcfs(pid event.PID, fd int) bool {
 // (RESOLVE_CACHED in linux/openat2.h, from Linux 5.12 on).
 const resolveCached = 0x20
 
+// openCached opens a name below a directory, with O_PATH, where the kernel need not ask
+// a file system for it.
+func openCached(dir int, name string, flags int) (int, error) {
+	fd, err := openHow(dir, name, uint64(flags), resolveCached)
+	switch {
+	case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.ENOSYS), errors.Is(err, unix.EINVAL), errors.Is(err, unix.EPERM):
+		return -1, errNotCached // or a kernel before 5.12, or a sandbox
+	}
+	return fd, err
+}
+
 // lookup opens a name below a directory, with O_PATH. What the kernel has to ask
 // somebody for is not waited for.
 func (v *View) lookup(pid event.PID, dir int, name string, flags int) (int, error) {
-	fd, err := openHow(dir, name, uint64(flags), resolveCached)
-	switch {
-	case err == nil:
-		return fd, nil
-	case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.ENOSYS), errors.Is(err, unix.EINVAL), errors.Is(err, unix.EPERM):
-		// Not in the cache; or a kernel before 5.12, or a sandbox.
-	default:
-		return -1, err
+	if fd, err := openCached(dir, name, flags); !errors.Is(err, errNotCached) {
+		return fd, err
 	}
 	remote, dev := v.remoteFile(pid, dir)
 	if !remote {

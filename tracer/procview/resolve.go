@@ -53,7 +53,12 @@ type walk struct {
 	at   int // where we are
 	// through is the last name on the way that was one of whoever resolves it.
 	through string
+	// cached lets it go only where the kernel need not ask a file system.
+	cached bool
 }
+
+// errNotCached ends a walk that would have to ask a file system.
+var errNotCached = errors.New("not in the kernel's caches")
 
 func (w *walk) close() {
 	for _, fd := range []int{w.root, w.at} {
@@ -169,7 +174,7 @@ func (w *walk) component(part string, mustBeDir bool) (link bool, text string, e
 	if part == ".." && w.atRoot() {
 		part = "."
 	}
-	fd, err := w.v.lookup(w.pid, w.at, part, oPath|unix.O_NOFOLLOW)
+	fd, err := w.lookup(part)
 	if err != nil {
 		return false, "", err
 	}
@@ -196,11 +201,22 @@ func (w *walk) component(part string, mustBeDir bool) (link bool, text string, e
 			return true, text, err
 		}
 	}
+	if remote, _ := w.v.remoteFile(w.pid, fd); w.cached && remote {
+		return true, "", errNotCached
+	}
 	text, err = w.v.text(w.pid, fd)
 	if err == nil && text == "" {
 		err = unix.ENOENT
 	}
 	return true, text, err
+}
+
+// lookup opens the next component.
+func (w *walk) lookup(part string) (int, error) {
+	if w.cached {
+		return openCached(w.at, part, oPath|unix.O_NOFOLLOW)
+	}
+	return w.v.lookup(w.pid, w.at, part, oPath|unix.O_NOFOLLOW)
 }
 
 // jump follows a magic link: it leads to an open file or directory of a
