@@ -15,7 +15,7 @@ set -eu
 cd "$(dirname "$0")/../.."
 root=$PWD
 cache=${KERNELS:-${MATRIX:-$root/bin/matrix}}
-run=${KERNELS_RUN:-'^Test(EnginesAgree|SmallBuffer|EndedInferior|Guard.*|TextOfAMapping|TraceCommand|TraceEnds|Watch.*)$'}
+run=${KERNELS_RUN:-'^Test(EnginesAgree|SmallBuffer|Flood|EndedInferior|Guard.*|TextOfAMapping|TraceCommand|TraceEnds|Watch.*)$'}
 [ $# -gt 0 ] || set -- bullseye bookworm trixie
 [ "$(id -u)" -eq 0 ] || { echo "kernels: needs root" >&2; exit 2; }
 [ "$(dpkg --print-architecture)" = amd64 ] || { echo "kernels: needs amd64" >&2; exit 2; }
