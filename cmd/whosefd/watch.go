@@ -233,7 +233,11 @@ func (w *watch) say(n notice) {
 	w.found = w.found || n.Kind == "finding"
 	var err error
 	if w.verbose || n.Kind != "began" && n.Kind != "ended" {
-		line := fmt.Sprintf("%s  %s: %s", n.Time.Format("15:04:05"), report.Clean(who), report.Clean(string(n.Text)))
+		text := string(n.Text)
+		if !strings.HasPrefix(text, who+" ") { // else it says whom it is about
+			text = who + ": " + text
+		}
+		line := fmt.Sprintf("%s  %s", n.Time.Format("15:04:05"), report.Clean(text))
 		err = report.Prose(w.text, line, w.a.style(w.text))
 	}
 	if w.file != nil {

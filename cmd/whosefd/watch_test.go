@@ -66,7 +66,8 @@ func testWatchHang(t *testing.T) {
 	if code := r.wait(t); code != exitFindings {
 		t.Errorf("exit code %d: %s", code, r.stderr.String())
 	}
-	if out := r.stdout.String(); !strings.Contains(out, "gdb (pid "+strconv.Itoa(gdb.PID)+")") || strings.Contains(out, "is watched") {
+	who := "  gdb (pid " + strconv.Itoa(gdb.PID) + ") "
+	if out := r.stdout.String(); !strings.Contains(out, who) || strings.Contains(out, ":"+who[1:]) || strings.Contains(out, "is watched") {
 		t.Errorf("printed:\n%s", out)
 	}
 }
