@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"runtime"
 	"sync"
 	"time"
 
@@ -44,9 +45,9 @@ type Watcher interface {
 	// Event is evidence of a debugger that runs: its session line, its calls with
 	// names that depend on who resolves them, and what these led to.
 	Event(pid event.PID, ev event.Event)
-	// Rests: no thread of it has run for a moment, and later, for as long as
+	// Rests: no thread of it has run for a moment, and later (still), for as long as
 	// After says. It is the time for a [Snapshot], for which there is time.
-	Rests(pid event.PID)
+	Rests(pid event.PID, still bool)
 	// Failed: something of this debugger is not seen, or it is not guarded.
 	Failed(pid event.PID, reason string)
 }
@@ -56,7 +57,7 @@ const (
 	restsAfter = time.Second
 	// A look at all debuggers, and a search for new ones, may take one part in
 	// idleShare of the time, and is made at most once in restsAfter.
-	idleShare = 600
+	idleShare = 1000
 )
 
 // watchedDebugger is one that is watched.
@@ -69,6 +70,12 @@ type watchedDebugger struct {
 	guarded  context.CancelFunc
 }
 
+// resting is what [Watcher.Rests] is told.
+type resting struct {
+	pid   event.PID
+	still bool
+}
+
 type watcher struct {
 	WatchOptions
 	to      Watcher
@@ -76,7 +83,7 @@ type watcher struct {
 	engine  *ebpf.Engine
 	start   time.Time
 	known   map[event.PID]*watchedDebugger
-	resting chan event.PID
+	resting chan resting
 	guards  sync.WaitGroup
 	lost    uint64
 }
@@ -111,12 +118,12 @@ func Watch(ctx context.Context, o WatchOptions, to Watcher) (err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer w.guards.Wait()
 	defer cancel() // before the wait for the guards
-	w.resting = make(chan event.PID, 1<<10)
+	w.resting = make(chan resting, 1<<10)
 	var rests sync.WaitGroup
 	rests.Go(func() {
-		for pid := range w.resting {
+		for r := range w.resting {
 			if ctx.Err() == nil {
-				w.to.Rests(pid)
+				w.to.Rests(r.pid, r.still)
 			}
 		}
 	})
@@ -148,16 +155,18 @@ func (p *pace) due() bool           { return !time.Now().Before(p.next) }
 func (p *pace) left() time.Duration { return max(0, time.Until(p.next)) }
 
 func (p *pace) run(f func() error) error {
+	runtime.LockOSThread() // what others do meanwhile is not what this costs
+	defer runtime.UnlockOSThread()
 	begun, used := time.Now(), cpuTime()
 	err := f()
 	p.next = begun.Add(max(restsAfter, idleShare*(cpuTime()-used)))
 	return err
 }
 
-// cpuTime is what this process has used.
+// cpuTime is what this thread has used.
 func cpuTime() time.Duration {
 	var ts unix.Timespec
-	_ = unix.ClockGettime(unix.CLOCK_PROCESS_CPUTIME_ID, &ts) // cannot fail
+	_ = unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &ts) // cannot fail
 	return time.Duration(ts.Nano())
 }
 
@@ -313,7 +322,7 @@ func (w *watcher) look() error {
 		rested := time.Since(d.since)
 		if d.looks == 0 && rested >= restsAfter || d.looks == 1 && rested >= w.After {
 			select {
-			case w.resting <- pid:
+			case w.resting <- resting{pid, d.looks > 0}:
 				d.looks++
 				if rested >= w.After {
 					d.looks = 2

@@ -80,6 +80,8 @@ type watchedOne struct {
 	comm event.Text
 	an   *analyze.Analysis
 	said map[string]bool
+	// calm: when it began to rest it waited for its user, and had nothing to be told.
+	calm bool
 }
 
 func (a *app) watch() *cobra.Command {
@@ -315,7 +317,10 @@ func (w *watch) findings(pid event.PID, one *watchedOne, d *analyze.Diagnosis) {
 }
 
 // Rests implements [tracer.Watcher].
-func (w *watch) Rests(pid event.PID) {
+func (w *watch) Rests(pid event.PID, still bool) {
+	if w.isCalm(pid, still) {
+		return
+	}
 	d, err := w.a.diagnose(pid, subjects{}, false)
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -323,6 +328,7 @@ func (w *watch) Rests(pid event.PID) {
 	if one == nil {
 		return // it has ended
 	}
+	one.calm = false
 	if err != nil {
 		if !one.said["failed"] {
 			one.said["failed"] = true
@@ -331,8 +337,11 @@ func (w *watch) Rests(pid event.PID) {
 		return
 	}
 	w.findings(pid, one, d)
+	var user, other bool
 	for i := range d.Waits {
 		wait := &d.Waits[i]
+		user = user || wait.PID == pid && wait.For == "user"
+		other = other || wait.PID == pid && wait.For != "user" && wait.For != "thread"
 		if wait.PID != pid || wait.Stuck && len(d.Findings) > 0 || normal[string(wait.For)] || wait.SinceUS.Or(0) < w.o.After.Microseconds() {
 			continue
 		}
@@ -342,6 +351,16 @@ func (w *watch) Rests(pid event.PID) {
 			w.say(notice{Kind: "wait", PID: pid, Wait: wait, Text: wait.Text})
 		}
 	}
+	one.calm = user && !other && len(d.Findings) == 0
+}
+
+// isCalm says whether a debugger still rests as it did when that was looked into, which
+// nobody but its user changes.
+func (w *watch) isCalm(pid event.PID, still bool) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	one := w.seen[pid]
+	return one == nil || still && one.calm
 }
 
 // normal are what a debugger waits for when all is well.

@@ -19,6 +19,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"whosefd/samples/scene"
 )
 
@@ -26,7 +28,7 @@ func main() {
 	whosefd := flag.String("whosefd", "bin/whosefd", "the program to measure")
 	runs := flag.Int("n", 3, "runs of each command")
 	gdb := flag.String("gdb", "", "a gdb with debug info, to be explained too")
-	only := flag.String("only", "", "only one part: calls, steps, explain, crowd, log or memory")
+	only := flag.String("only", "", "only one part: calls, steps, explain, crowd, watch, log or memory")
 	flag.Parse()
 	path, err := filepath.Abs(*whosefd)
 	if err == nil {
@@ -64,6 +66,7 @@ func (b *bench) all(only, gdb string) {
 		{"steps", b.steps},
 		{"explain", func() { b.explain("", "0.1"); b.explain(gdb, "") }},
 		{"crowd", b.crowd},
+		{"watch", b.watch},
 		{"log", b.logs},
 		{"memory", b.long},
 	} {
@@ -231,6 +234,32 @@ func (b *bench) crowd() {
 	}
 	against("explain with 5,000 processes and 50,000 descriptors, against with 100", "5", of, "5000", "100")
 	memory("  its memory", "5", of, "5000", "100")
+}
+
+// watch shows what part of a CPU watch takes with 20 debuggers at their prompts, once it
+// has met them.
+func (b *bench) watch() {
+	for range 20 {
+		gdb := scene.Debug(b.t, "from_file")
+		defer gdb.Kill()
+		gdb.Expect(`foo \(x=`)
+	}
+	const begin, long = 5 * time.Second, 30 * time.Second
+	cmd := exec.Command(b.whosefd, "watch", "--for", (begin + long + time.Second).String())
+	if err := cmd.Start(); err != nil {
+		b.t.Fatalf("%v", err)
+	}
+	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
+	var used [2]unix.Timespec
+	for i, d := range []time.Duration{begin, long} {
+		time.Sleep(d)
+		if err := unix.ClockGettime(int32(^cmd.Process.Pid<<3|2), &used[i]); err != nil { // as clock_getcpuclockid(3) has it
+			fmt.Printf("(watch cannot be measured: %v)\n", err)
+			return
+		}
+	}
+	part := 100 * float64(used[1].Nano()-used[0].Nano()) / float64(long)
+	row("watch beside 20 debuggers, 5 s after its start: its part of a CPU", fmt.Sprintf("%.2f %%", part), "", "", "", "0.5 %")
 }
 
 // startWithPipes starts a command that has some pipes of its own, both ends, and a file.
