@@ -42,7 +42,7 @@ func Preflight(v *procview.View, tool string, pid event.PID) ([]event.Event, err
 	inf.Tracer = tracerOf(v, inf.TracerTID)
 	s.inferior(&inf, maps)
 	if inf.State == "D" && s.sleepsOn(pid) {
-		s.waitsOf(pid, nil)
+		s.waits(pid)
 	}
 	s.add(&event.End{T: s.now(), Reason: "snapshot"})
 	if err := procview.Scarce(); err != nil {

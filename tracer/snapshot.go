@@ -107,7 +107,7 @@ func (s *snapshot) moved() bool {
 func (s *snapshot) related() []string {
 	names := s.inferiors()
 	names = append(names, s.unexplained(names)...)
-	s.waits() // before the backtraces, for which threads are interrupted
+	s.waits(s.pid) // before the backtraces, for which threads are interrupted
 	return names
 }
 
@@ -162,8 +162,8 @@ type snapshot struct {
 	start   time.Time
 	events  []event.Event
 	blocked []*event.Blocked
-	found   []event.Inferior
 	index   func() (*procview.Index, error)
+	tracing procview.Tracing // nil: not looked for
 }
 
 func (s *snapshot) now() event.Micros { return event.Micros(time.Since(s.start).Microseconds()) }
@@ -291,10 +291,18 @@ func (s *snapshot) descriptors(pid event.PID) error {
 
 func (s *snapshot) lost(reason string) { s.add(&event.Lost{T: s.now(), Reason: reason}) }
 
+// tracees finds whom the debugger traces.
+func (s *snapshot) tracees() (found []event.Inferior, err error) {
+	if s.tracing, err = s.View.Tracing(); err != nil {
+		return nil, err
+	}
+	return inferior.Find(s.View, s.pid, s.tracing)
+}
+
 // inferiors adds them with their descriptors and loaded objects, and gives the
 // names among those that mean something else to the debugger.
 func (s *snapshot) inferiors() (suspicious []string) {
-	found, err := inferior.Find(s.View, s.pid)
+	found, err := s.tracees()
 	if err != nil {
 		s.lost(fmt.Sprintf("inferiors of pid %d: %v", s.pid, err))
 	}
@@ -314,7 +322,6 @@ func (s *snapshot) inferiors() (suspicious []string) {
 			suspicious = append(suspicious, string(lm.Name))
 		}
 	}
-	s.found = found
 	for i := range found {
 		maps, _ := inferior.LinkMaps(s.View, found[i].PID) // Describe has said why there are none
 		before := len(s.events)
@@ -414,26 +421,15 @@ func (s *snapshot) core(c *inferior.Core) {
 	}
 }
 
-// waits adds what each thread waits for, and who could end that.
-func (s *snapshot) waits() {
-	var tracees []event.PID
-	for _, inf := range s.found {
-		if slices.ContainsFunc(s.blocked, func(b *event.Blocked) bool { return b.TID == inf.TracerTID }) {
-			tracees = append(tracees, inf.PID)
-		}
-	}
-	s.waitsOf(s.pid, tracees)
-}
-
-// waitsOf adds what each thread of a process waits for, which traces these, and who could end that.
-func (s *snapshot) waitsOf(pid event.PID, tracees []event.PID) {
+// waits adds what each thread of a process waits for, and who could end that.
+func (s *snapshot) waits(pid event.PID) {
 	calls, err := decode.ForArch(Arch)
 	if err != nil {
 		s.lost(err.Error())
 		return
 	}
 	s.events = append(s.events, waits.Search(s.View, []event.PID{pid}, waits.Options{Calls: calls, Start: s.start,
-		Index: s.allHeld, Tracees: map[event.PID][]event.PID{pid: tracees}})...)
+		Index: s.allHeld, Tracing: s.tracing})...)
 }
 
 // allHeld gives who has what open on this machine, from one look.

@@ -13,12 +13,13 @@ import (
 	"whosefd/tracer/procview"
 )
 
-// Find gives the processes that a debugger traces.
-func Find(v *procview.View, debugger event.PID) ([]event.Inferior, error) {
-	pids, err := v.Tracees(debugger)
+// Find gives the processes that a debugger traces, of all that are traced.
+func Find(v *procview.View, debugger event.PID, all procview.Tracing) ([]event.Inferior, error) {
+	own, err := v.Threads(debugger)
 	if err != nil {
 		return nil, err
 	}
+	pids := all.By(own)
 	if len(pids) == 0 {
 		pids = Served(v, debugger)
 	}

@@ -584,7 +584,14 @@ func TestFind(t *testing.T) {
 	scene.Require(t, "ptrace", "gcc")
 	free := start(t, nil, build(t, "loader.c", "pie", "-pie", "-fPIE"), "none")
 	pid := stopped(t, build(t, "plain.c", "static", "-static"))
-	found, err := inferior.Find(view(), event.PID(os.Getpid()))
+	find := func(pid event.PID) ([]event.Inferior, error) {
+		all, err := view().Tracing()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return inferior.Find(view(), pid, all)
+	}
+	found, err := find(event.PID(os.Getpid()))
 	if err != nil || len(found) != 1 || found[0].PID != pid || found[0].TracerTID == 0 || found[0].LinkMapError == "" ||
 		found[0].Comm != "static" || found[0].PPID != event.PID(os.Getpid()) {
 		t.Errorf("got %+v, %v", found, err)
@@ -592,10 +599,10 @@ func TestFind(t *testing.T) {
 	if tgid, err := view().TGID(found[0].TracerTID); err != nil || tgid != event.PID(os.Getpid()) {
 		t.Errorf("traced by %d of %d, %v", found[0].TracerTID, tgid, err)
 	}
-	if found, err := inferior.Find(view(), free.pid); err != nil || len(found) != 0 {
+	if found, err := find(free.pid); err != nil || len(found) != 0 {
 		t.Errorf("who traces nobody: %+v, %v", found, err)
 	}
-	if _, err := inferior.Find(view(), 1<<31-1); !errors.Is(err, os.ErrNotExist) {
+	if _, err := find(1<<31 - 1); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("nobody: %v", err)
 	}
 }

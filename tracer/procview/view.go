@@ -565,46 +565,62 @@ func (v *View) Debugger(pid event.PID, comm event.Text) *decode.Debugger {
 	return decode.DebuggerOf(&event.Process{Exe: v.Link(pid, "exe"), Comm: comm})
 }
 
-// Tracees gives the processes that any thread of the debugger traces, by
-// TracerPid, which is a thread id.
+// Tracees gives the processes that any thread of the debugger traces.
 func (v *View) Tracees(debugger event.PID) ([]event.PID, error) {
 	own, err := v.Threads(debugger)
 	if err != nil {
 		return nil, err
 	}
+	all, err := v.Tracing()
+	if err != nil {
+		return nil, err
+	}
+	return all.By(own), nil
+}
+
+// Tracing has the processes of which a thread traces any, by its id: TracerPid of
+// proc_pid_status(5).
+type Tracing map[event.TID][]event.PID
+
+// By gives those that any of these threads traces.
+func (t Tracing) By(tracers []event.TID) (pids []event.PID) {
+	for _, tid := range tracers {
+		pids = append(pids, t[tid]...)
+	}
+	slices.Sort(pids)
+	return slices.Compact(pids)
+}
+
+// Tracing looks at every process.
+func (v *View) Tracing() (Tracing, error) {
 	pids, err := v.PIDs()
 	if err != nil {
 		return nil, err
 	}
+	all := Tracing{}
 	buf := make([]byte, 4096)
-	// traced is false for a thread that ended, too.
-	traced := func(path string) (hit bool, threads int) {
+	look := func(pid event.PID, path string) (threads int) {
 		b, err := readAt(unix.AT_FDCWD, path, buf, maxProcFile)
 		if err != nil {
-			return false, 0
+			return 0 // it has ended
 		}
 		tracer, threads := tracedBy(b)
-		return tracer != 0 && slices.Contains(own, tracer), threads
+		if tracer != 0 && !slices.Contains(all[tracer], pid) {
+			all[tracer] = append(all[tracer], pid)
+		}
+		return threads
 	}
-	var found []event.PID
 	for _, pid := range pids {
-		if pid == debugger {
+		if look(pid, v.path(int(pid), "status")) <= 1 {
 			continue
 		}
-		hit, threads := traced(v.path(int(pid), "status"))
 		// A debugger may trace only some of the threads.
-		if !hit && threads > 1 {
-			tids, _ := v.Threads(pid) // none, if it has ended
-			hit = slices.ContainsFunc(tids, func(tid event.TID) bool {
-				hit, _ := traced(v.path(int(pid), "task/"+strconv.Itoa(int(tid))+"/status"))
-				return hit
-			})
-		}
-		if hit {
-			found = append(found, pid)
+		tids, _ := v.Threads(pid) // none, if it has ended
+		for _, tid := range tids {
+			look(pid, v.path(int(pid), "task/"+strconv.Itoa(int(tid))+"/status"))
 		}
 	}
-	return found, nil
+	return all, nil
 }
 
 // Folder is the path of a process's folder: that of a living thread of it, by its

@@ -112,7 +112,8 @@ type decoding struct {
 	absolute bool  // the time-out is a point of time,
 	clock    int32 // of this clock
 	nfds     int
-	sets     bool // it waits for one of several descriptors
+	sets     bool  // it waits for one of several descriptors
+	ids      []int // the thread's NSpid; nil: not read yet
 }
 
 // maxSet bounds how many entries of a set are looked at.
@@ -430,10 +431,16 @@ func (d *decoding) numbered(pid event.PID, tid, id event.TID) bool {
 	if tid == id {
 		return true
 	}
-	own, err := d.v.Status(d.w.PID, d.w.TID)
-	status, err2 := d.v.Status(pid, tid)
-	level := len(own.NSpid) - 1
-	return err == nil && err2 == nil && level > 0 && level < len(status.NSpid) && status.NSpid[level] == int(id)
+	if d.ids == nil {
+		status, _ := d.v.Status(d.w.PID, d.w.TID) // none, if it has ended
+		d.ids = append([]int{}, status.NSpid...)
+	}
+	level := len(d.ids) - 1
+	if level <= 0 {
+		return false // it is in our own
+	}
+	status, err := d.v.Status(pid, tid)
+	return err == nil && level < len(status.NSpid) && status.NSpid[level] == int(id)
 }
 
 func (d *decoding) waitid(i int) {

@@ -23,8 +23,8 @@ import (
 type Options struct {
 	// Calls are those of the machine.
 	Calls *decode.Table
-	// Tracees are whom a process is known to trace; of others it is looked up.
-	Tracees map[event.PID][]event.PID
+	// Tracing says who traces whom; nil: it is looked up.
+	Tracing procview.Tracing
 	// Index looks through all descriptor tables; it is called when the first ender
 	// must be found.
 	Index func() (*procview.Index, error)
@@ -76,7 +76,6 @@ type search struct {
 	nets  map[uint64]*sockets // by network namespace; 0: not known
 	// namespaces have a process of each network namespace; nil: not looked for yet.
 	namespaces map[uint64]event.PID
-	tracees    map[event.PID][]event.PID
 	comms      map[event.PID]event.Text
 	locks      []procview.Lock
 }
@@ -107,7 +106,7 @@ func newSearch(v *procview.View, o Options) *search {
 		o.Start = time.Now()
 	}
 	s := &search{Options: o, v: v, deadline: time.Now().Add(o.Within), known: map[event.PID]bool{}, mem: reader{v: v},
-		nets: map[uint64]*sockets{}, tracees: map[event.PID][]event.PID{}, comms: map[event.PID]event.Text{}}
+		nets: map[uint64]*sockets{}, comms: map[event.PID]event.Text{}}
 	s.found.Nested = v.Nested()
 	return s
 }
@@ -393,18 +392,15 @@ func (s *search) parent(pid event.PID) event.PID {
 
 // traceesOf gives whom a process traces.
 func (s *search) traceesOf(pid event.PID) []event.PID {
-	if list, ok := s.Tracees[pid]; ok {
-		return list
-	}
-	list, ok := s.tracees[pid]
-	if !ok {
+	if s.Tracing == nil {
 		var err error
-		if list, err = s.v.Tracees(pid); err != nil {
+		if s.Tracing, err = s.v.Tracing(); err != nil {
+			s.Tracing = procview.Tracing{}
 			s.note(err)
 		}
-		s.tracees[pid] = list
 	}
-	return list
+	tids, _ := s.v.Threads(pid) // none, if it has ended
+	return s.Tracing.By(tids)
 }
 
 // socketsOf gives the sockets of the network namespace that a process is in.
