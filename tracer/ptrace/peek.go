@@ -47,9 +47,11 @@ func Peek(k Kernel, tid event.TID, within time.Duration, look func() error) (tim
 // the wake-up from a sleep takes longer than that.
 const spin = 500 * time.Microsecond
 
-// AwaitStop waits for a thread's next stop. Other tracees are not waited for.
+// AwaitStop waits for a thread's next stop. Other tracees are not waited for. Time for
+// which we did not run does not count: the thread did not run either, perhaps.
 func AwaitStop(k Kernel, tid event.TID, within time.Duration) (Stop, error) {
-	for began, late := time.Now(), false; ; {
+	const pause, most = 50 * time.Microsecond, 5 * time.Millisecond
+	for before, waited := time.Now(), time.Duration(0); ; {
 		got, ws, err := k.Wait(tid, false)
 		switch {
 		case errors.Is(err, unix.EINTR):
@@ -65,13 +67,13 @@ func AwaitStop(k Kernel, tid event.TID, within time.Duration) (Stop, error) {
 			}
 			return s, nil
 		}
-		if late {
+		if waited > within {
 			return Stop{}, fmt.Errorf("thread %d: %w within %v", tid, ErrNoStop, within)
 		}
-		waited := time.Since(began)
-		late = waited > within // it may be us who had no CPU: one more wait
-		if waited > spin {
-			time.Sleep(50 * time.Microsecond)
+		now := time.Now()
+		waited += min(now.Sub(before), most)
+		if before = now; waited > spin {
+			time.Sleep(pause)
 		}
 	}
 }
