@@ -148,6 +148,9 @@ func (v *view) assess(g *graph, w *event.Wait) *Wait {
 	if best == 1 && isSet(w.Syscall) && j.For != ForInferior {
 		// Its own pipes only: those into which the handlers of its signals write.
 		j.For = ForSignal
+		if w.TimeoutUS.Known {
+			j.For = ForTimer
+		}
 	}
 	if j.For == ForPeer {
 		v.through(g, j)

@@ -284,6 +284,9 @@ func (s *speaker) waitsFor(j *rules.Wait) string {
 		}
 		return say("waits in the open of %s, a FIFO that nobody has open for %s", on.Path, end)
 	case rules.ForTimer:
+		if j.Program != nil && !j.Program.Serves() {
+			return "sleeps, and is not at its prompt"
+		}
 		return "sleeps"
 	case rules.ForSignal:
 		return "waits for a signal"

@@ -376,6 +376,9 @@ while True: time.sleep(1)`}})
 			port := stub.Expect(`port (\d+)`)[1]
 			return scene.StartGDB(t, scene.GDB{Args: []string{"-ex", "set remotetimeout 300", "-ex", "target remote 127.0.0.1:" + port}}).PID
 		}, "peer", "python"},
+		"nobody listens": {func(t *testing.T) int { // and it tries again and again
+			return scene.StartGDB(t, scene.GDB{Args: []string{"-ex", "set tcp connect-timeout unlimited", "-ex", "target remote 127.0.0.1:9"}}).PID
+		}, "timer", "sleeps, and is not at its prompt (in "},
 		"gdbserver": {func(t *testing.T) int {
 			server := scene.Start(t, scene.Command{Path: "gdbserver", Args: []string{"--once", "127.0.0.1:0", cProgram(t, pauses)}})
 			port := server.ExpectErr(`Listening on port (\d+)`)[1]
