@@ -64,6 +64,10 @@ type Wait struct {
 	Background bool             `json:"-"`
 	// Server is the debugger's own, by which it waits for its Inferior.
 	Server, Inferior *event.Ender `json:"-"`
+	// Deaf is whom it, or its server, traces, if Ctrl-C does not stop that: as it blocks
+	// SIGINT in all threads, or as Foreground, another process group, is the terminal's.
+	Deaf       event.PID `json:"-"`
+	Foreground int       `json:"-"`
 	// AtTerminal is the one who reads from a terminal, of those who could end it and the children that they wait for.
 	AtTerminal *event.Wait `json:"-"`
 	// Debuginfod: the thread is in libdebuginfod, by its backtrace.
@@ -155,6 +159,17 @@ func (v *view) assess(g *graph, w *event.Wait) *Wait {
 	if j.For == ForPeer {
 		v.through(g, j)
 	}
+	if j.For == ForInferior {
+		tracer := w.PID
+		if j.Server != nil {
+			tracer = j.Server.PID
+		}
+		j.Deaf = g.eachTraced(tracer, func(o *event.Wait) bool { return o.BlocksInt })
+		if j.Deaf == 0 && j.Background && j.Server == nil {
+			j.Foreground = w.TTYPGRP.Val
+			j.Deaf = g.eachTraced(tracer, func(o *event.Wait) bool { return o.PGRP.Known && o.PGRP != w.TTYPGRP })
+		}
+	}
 	switch j.For {
 	case ForChild, ForInferior, ForReader, ForWriter:
 		j.AtTerminal = g.atTerminal(w)
@@ -163,6 +178,21 @@ func (v *view) assess(g *graph, w *event.Wait) *Wait {
 		return strings.Contains(string(f.Module), "libdebuginfod") || strings.HasPrefix(f.Function, "debuginfod_")
 	})
 	return j
+}
+
+// eachTraced gives a process that this one traces, if that is so of each of their threads;
+// 0: it is not, or is not known.
+func (g *graph) eachTraced(tracer event.PID, so func(*event.Wait) bool) (pid event.PID) {
+	for _, w := range g.waits {
+		switch {
+		case w.Tracer == nil || w.Tracer.PID != tracer || w.State == "Z" || w.State == "X":
+		case g.search == nil || g.search.Cut != "" || !so(w):
+			return 0
+		default:
+			pid = w.PID
+		}
+	}
+	return pid
 }
 
 // through makes the wait for a server that itself waits for the program one for the

@@ -435,7 +435,7 @@ func (s *speaker) forLock(on *event.Awaited, where, others string) string {
 
 // ends says what would end a wait, and what can be done.
 func (s *speaker) ends(j *rules.Wait) string {
-	if j == nil || j.Stuck {
+	if j == nil || j.Stuck && j.For != rules.ForInferior {
 		return ""
 	}
 	on := j.Meant
@@ -480,10 +480,26 @@ func (s *speaker) ends(j *rules.Wait) string {
 		switch {
 		case next != nil && next.State == "D": // TASK_UNINTERRUPTIBLE: it takes no signal and no stop
 			return say("When %s gets what it waits for itself: until then it cannot be stopped, and Ctrl-C does not help.", process(next.Comm, next.PID))
-		case j.AtTerminal != nil:
+		case j.AtTerminal != nil && j.Deaf == 0:
 			return "The program waits for input at the terminal." + that(interrupt, " Or %s, which stops it.")
 		}
-		return "When the program stops or ends" + that(interrupt, "; %s stops it") + "."
+		stops := that(interrupt, "; %s stops it")
+		switch {
+		case j.Deaf == 0 || interrupt == "":
+		case j.Foreground != 0:
+			stops = say(". Ctrl-C does not stop it, as the terminal's foreground is another process group, %d: kill -INT %d does", j.Foreground, j.Deaf)
+		default:
+			stops = say(". It blocks SIGINT, so %s does not stop it: kill -STOP %d does, and then \"signal 0\" lets it go on", interrupt, j.Deaf)
+		}
+		switch {
+		case j.AtTerminal != nil:
+			return "The program waits for input at the terminal" + stops + "."
+		case j.Stuck && stops != "":
+			return "Nothing that the program does, as nobody can end its own wait" + stops + "."
+		case j.Stuck:
+			return ""
+		}
+		return "When the program stops or ends" + stops + "."
 	case rules.ForThread:
 		if runsCommand(j) && len(s.Inferiors) > 0 {
 			return "The end of that command; if the program runs by it, Ctrl-C stops that."

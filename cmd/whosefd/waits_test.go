@@ -376,6 +376,14 @@ while True: time.sleep(1)`}})
 			port := stub.Expect(`port (\d+)`)[1]
 			return scene.StartGDB(t, scene.GDB{Args: []string{"-ex", "set remotetimeout 300", "-ex", "target remote 127.0.0.1:" + port}}).PID
 		}, "peer", "python"},
+		"a job of its own in the foreground": {func(t *testing.T) int {
+			return scene.StartGDB(t, scene.GDB{Args: []string{"-ex", "run", "--args", "bash", "-c", "set -m; sleep 1000; true"}}).PID
+		}, "inferior", "Ctrl-C does not stop it, as the terminal's foreground is another process group, "},
+		"a lock of its own": {func(t *testing.T) int {
+			prog := cProgram(t, `#include <pthread.h>
+int main(void) { pthread_mutex_t m = PTHREAD_MUTEX_INITIALIZER; pthread_mutex_lock(&m); return pthread_mutex_lock(&m); }`)
+			return scene.StartGDB(t, scene.GDB{Args: []string{"-ex", "run", prog}}).PID
+		}, "inferior", "Nothing that the program does, as nobody can end its own wait; Ctrl-C stops it."},
 		"nobody listens": {func(t *testing.T) int { // and it tries again and again
 			return scene.StartGDB(t, scene.GDB{Args: []string{"-ex", "set tcp connect-timeout unlimited", "-ex", "target remote 127.0.0.1:9"}}).PID
 		}, "timer", "sleeps, and is not at its prompt (in "},
@@ -400,6 +408,32 @@ while True: time.sleep(1)`}})
 				return d.Verdict == "blocked" && len(d.Waits) > 0 && string(d.Waits[0].For) == c.want && strings.Contains(string(d.Summary), c.text)
 			})
 		})
+	}
+}
+
+// TestDeafInferior has an inferior that blocks SIGINT, as one does that waits for its
+// signals by sigwait(3): Ctrl-C stops nothing, and what is said to stop it does.
+func TestDeafInferior(t *testing.T) {
+	t.Parallel()
+	prog := cProgram(t, `#include <signal.h>
+#include <unistd.h>
+int main(void) { sigset_t s; sigemptyset(&s); sigaddset(&s, SIGINT); sigprocmask(SIG_BLOCK, &s, 0); for (;;) pause(); }`)
+	gdb := scene.StartGDB(t, scene.GDB{Args: []string{"-ex", "run", prog}})
+	said := func() bool {
+		d, _ := diagnosis(t, strconv.Itoa(gdb.PID))
+		return len(d.Waits) > 0 && d.Waits[0].For == "inferior" && strings.Contains(string(d.Summary), "Ctrl-C does not stop it: kill -STOP "+strconv.Itoa(gdb.Inferior())+" does")
+	}
+	eventually(t, "it runs", said)
+	gdb.Interrupt()
+	if err := syscall.Kill(gdb.Inferior(), syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	gdb.Expect("received signal SIGSTOP")
+	gdb.Expect(scene.Prompt)
+	gdb.Send("signal 0")
+	eventually(t, "it runs again", said)
+	if out := gdb.Output(); strings.Contains(out, "signal SIGINT") {
+		t.Errorf("Ctrl-C has stopped it:\n%s", out)
 	}
 }
 

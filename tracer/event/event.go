@@ -427,6 +427,9 @@ type Wait struct {
 	Tracer *Tracer `json:"tracer,omitempty"`
 	// StopSignal is what has stopped it, in the states T and t, where the kernel tells.
 	StopSignal string `json:"stop_signal,omitempty"`
+	// BlocksInt: the thread blocks SIGINT, SigBlk in proc_pid_status(5). It gets no
+	// such signal then, nor does its tracer hear of one.
+	BlocksInt bool `json:"blocks_int,omitempty"`
 	// PGRP and TTYPGRP are as in [Process].
 	PGRP    Opt[int] `json:"pgrp,omitzero"`
 	TTYPGRP Opt[int] `json:"tty_pgrp,omitzero"`

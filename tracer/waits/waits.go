@@ -13,6 +13,8 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"whosefd/tracer/decode"
 	"whosefd/tracer/event"
 	"whosefd/tracer/memory"
@@ -180,7 +182,7 @@ func (s *search) thread(pid event.PID, tid event.TID, tids []event.TID) *looked 
 		return nil
 	}
 	w := &looked{switches: status.Switches, at: time.Now(), Wait: event.Wait{T: s.now(), PID: pid, TID: tid, Comm: b.Comm, State: b.State,
-		Wchan: b.Wchan, Syscall: b.Syscall}}
+		Wchan: b.Wchan, Syscall: b.Syscall, BlocksInt: status.Signal(int(unix.SIGINT)) == "blocked"}}
 	if stat, err := s.v.Stat(pid, tid); err == nil {
 		w.stat = stat
 		w.PGRP = event.Some(stat.PGRP)
