@@ -29,11 +29,15 @@ const stopAtFoo = `foo \(x=21\) at [^\n]*lib\.c:1\r\n[^\n]*\r\n\(gdb\) $`
 // trouble is what gdb says of a library that it could not read, or read wrongly.
 var trouble = regexp.MustCompile(`(?i)warning:[^\r\n]*|Can't read[^\r\n]*|not in executable format[^\r\n]*|Could not load[^\r\n]*`)
 
+// tooWide is what a gdbserver says that does not know all registers of its processor:
+// gdb 13 on one with AMX, whoever runs it.
+const tooWide = "ptrace(regsets_store_inferior_registers): Bad address"
+
 // noTrouble fails the test if gdb has complained about a library.
 func noTrouble(t *testing.T, gdb *scene.Session) {
 	t.Helper()
 	for _, line := range trouble.FindAllString(gdb.Output(), -1) {
-		if !strings.Contains(line, "File transfers from remote targets") && !strings.Contains(line, "are in different PID namespaces") {
+		if !strings.Contains(line, "File transfers from remote targets") && !strings.Contains(line, tooWide) && !strings.Contains(line, "are in different PID namespaces") {
 			t.Errorf("gdb says %q", line)
 		}
 	}
