@@ -159,15 +159,15 @@ func (v *view) assess(g *graph, w *event.Wait) *Wait {
 	if j.For == ForPeer {
 		v.through(g, j)
 	}
-	if j.For == ForInferior {
+	if j.For == ForInferior && j.Program.Is("gdb") { // others stop it by other signals, or by none
 		tracer := w.PID
 		if j.Server != nil {
 			tracer = j.Server.PID
 		}
-		j.Deaf = g.eachTraced(tracer, func(o *event.Wait) bool { return o.BlocksInt })
-		if j.Deaf == 0 && j.Background && j.Server == nil {
-			j.Foreground = w.TTYPGRP.Val
-			j.Deaf = g.eachTraced(tracer, func(o *event.Wait) bool { return o.PGRP.Known && o.PGRP != w.TTYPGRP })
+		if j.Deaf = g.eachTraced(tracer, func(o *event.Wait) bool { return o.BlocksInt }); j.Deaf == 0 && j.Background && j.Server == nil {
+			if j.Deaf = g.eachTraced(tracer, func(o *event.Wait) bool { return o.PGRP.Known && o.PGRP != w.TTYPGRP }); j.Deaf != 0 {
+				j.Foreground = w.TTYPGRP.Val
+			}
 		}
 	}
 	switch j.For {

@@ -201,10 +201,7 @@ func (w *walk) component(part string, mustBeDir bool) (link bool, text string, e
 			return true, text, err
 		}
 	}
-	if remote, _ := w.v.remoteFile(w.pid, fd); w.cached && remote {
-		return true, "", errNotCached
-	}
-	text, err = w.v.text(w.pid, fd)
+	text, err = w.text(fd)
 	if err == nil && text == "" {
 		err = unix.ENOENT
 	}
@@ -217,6 +214,17 @@ func (w *walk) lookup(part string) (int, error) {
 		return openCached(w.at, part, oPath|unix.O_NOFOLLOW)
 	}
 	return w.v.lookup(w.pid, w.at, part, oPath|unix.O_NOFOLLOW)
+}
+
+// text is that of a link that is open.
+func (w *walk) text(link int) (string, error) {
+	if !w.cached {
+		return w.v.text(w.pid, link)
+	}
+	if remote, _ := w.v.remoteFile(w.pid, link); remote {
+		return "", errNotCached
+	}
+	return readlinkat(link, "")
 }
 
 // jump follows a magic link: it leads to an open file or directory of a

@@ -859,7 +859,7 @@ static long until(__u64 i, __u64 *end)
 }
 
 /* Makes a thread wait behind its call, the longer the fuller the buffer is: 33 us when it is half full,
- * at most some 80. Else a thread that does nothing but calls is faster than who reads of them, and
+ * at most 100. Else a thread that does nothing but calls is faster than who reads of them, and
  * records are lost. */
 static __always_inline void slow_down(__u64 used)
 {
